@@ -1,0 +1,13 @@
+"""Other editions of the same notebooks, made by cell tags: for students, for teachers, for a lecture.
+
+How an exercise is laid out, and which tags its cells carry, stands in `bookkit.exercises`.
+Cells tagged `slide`, `subslide` (below the one before), `fragment` (appears on a key press) and `notes`
+(for the speaker) make the slides; all other cells stay off them.
+"""
+
+from .answerkey import answers
+from .cells import Exercise, exercises_of, perform
+from .decks import slides
+from .studentcopy import student
+
+__all__ = ["Exercise", "answers", "exercises_of", "perform", "slides", "student"]

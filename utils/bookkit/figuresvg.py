@@ -1,0 +1,157 @@
+"""Turn a matplotlib figure into SVG that lies inside a page and takes on the page's colour of text.
+
+Black is the ink: what a figure draws in black comes out in the page's own text colour (`currentColor`), so
+one drawing reads in a light and in a dark theme. The background is transparent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Sequence
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+_DPI = 144  # of the parts of a drawing that are images: two pixels for each of the page's
+_LONG = 100  # characters, from which a thing that occurs again is worth a reference
+_SVG, _HREF = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
+_SPACE = re.compile(r"\s*([A-Za-z ])\s*")
+_LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+
+
+def drawing(fig: Figure) -> ET.Element:
+    """Render a figure as an SVG tree: no prolog, metadata or style sheet, coordinates to 0.01 pt.
+
+    Ids are kept only where something refers to them. They are hashes of what they name, so equal figures
+    give equal trees, and equal ids of two figures name equal things.
+    """
+    file = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "bookkit"}):
+        fig.savefig(file, format="svg", dpi=_DPI, transparent=True, metadata={"Date": None})
+    root = ET.fromstring(file.getvalue())
+    values = " ".join(value for element in root.iter() for value in element.attrib.values())
+    used = set(re.findall(r"#([\w-]+)", values))
+    for parent in list(root.iter()):
+        parent.text = parent.tail = None
+        parent.tag = parent.tag.removeprefix(_SVG)
+        for child in list(parent):
+            invisible = child.get("style") == "fill: none"
+            if invisible or child.tag in (f"{_SVG}metadata", f"{_SVG}style"):
+                parent.remove(child)
+        _tidy(parent, used)
+    box = " ".join(f"{float(x):g}" for x in root.get("viewBox").split())
+    width = fig.get_figwidth() * 96  # CSS pixels
+    root.attrib.clear()
+    root.attrib.update(
+        {
+            "xmlns": "http://www.w3.org/2000/svg",
+            "viewBox": box,
+            "role": "img",
+            # matplotlib's SVG leaves out a black fill, and sets joins in a style sheet for the whole page.
+            "fill": "currentColor",
+            "stroke-linejoin": "round",
+            "style": f"display:block;width:100%;max-width:{width:.0f}px;height:auto",
+        }
+    )
+    return root
+
+
+def _round(match: re.Match[str]) -> str:
+    return f"{float(match[0]):.2f}".rstrip("0").rstrip(".")
+
+
+def _tidy(element: ET.Element, used: set[str]) -> None:
+    """Shorten an element's attributes and let its black be the page's ink."""
+    attributes = element.attrib
+    if attributes.get("id") not in used:
+        attributes.pop("id", None)
+    if _HREF in attributes:
+        attributes["href"] = re.sub(r"\s", "", attributes.pop(_HREF))
+    if "style" in attributes:
+        attributes["style"] = attributes["style"].replace("#000000", "currentColor").replace(": ", ":")
+    for name in ("d", "x", "y", "width", "height"):
+        if name in attributes:
+            attributes[name] = _SPACE.sub(r"\1", _LONG_NUMBER.sub(_round, attributes[name]))
+    if "transform" in attributes:
+        attributes["transform"] = re.sub(
+            r"translate\([^)]*\)", lambda found: _LONG_NUMBER.sub(_round, found[0]), attributes["transform"]
+        )
+
+
+def shared_definitions(roots: Sequence[ET.Element]) -> ET.Element:
+    """Take out of several drawings what they have in common and return one that holds each such thing once.
+
+    That is glyphs, markers and clips, and whatever else occurs more than once, such as the axes and a curve
+    that stays while another moves. What is returned has no size, and has to stand on the page with the
+    drawings, not hidden: a clip that is not laid out does not work. Changes the drawings.
+    """
+    shared: dict[str, ET.Element] = {}
+    for root in roots:
+        for parent in list(root.iter()):
+            for child in list(parent):
+                if "id" in child.attrib:
+                    shared.setdefault(child.get("id"), child)
+                    parent.remove(child)
+    occurrences = Counter(ET.tostring(element) for root in roots for element in root.iter())
+
+    def refer(parent: ET.Element) -> None:
+        for position, child in enumerate(parent):
+            content = ET.tostring(child)
+            if len(content) > _LONG and occurrences[content] > 1:
+                id = identifier(content.decode())
+                shared[id] = child
+                child.set("id", id)
+                parent[position] = ET.Element("use", {"href": f"#{id}"})
+            else:
+                refer(child)
+
+    for root in roots:
+        refer(root)
+    sheet = ET.Element(
+        "svg", {"width": "0", "height": "0", "style": "position:absolute", "aria-hidden": "true"}
+    )
+    ET.SubElement(sheet, "defs").extend(shared.values())
+    return sheet
+
+
+def number_ids(roots: Sequence[ET.Element], prefix: str) -> None:
+    """Rename every id of the drawings, and what refers to it, to `<prefix>-1`, `<prefix>-2` …, together.
+
+    Equal ids in several drawings stay equal. Changes the drawings.
+    """
+    elements = [element for root in roots for element in root.iter()]
+    names: dict[str, str] = {}
+    for element in elements:
+        if "id" in element.attrib:
+            element.set("id", names.setdefault(element.get("id"), f"{prefix}-{len(names) + 1}"))
+    for element in elements:
+        for attribute, value in element.attrib.items():
+            if attribute == "href" and value.startswith("#"):
+                element.set(attribute, f"#{names[value[1:]]}")
+            elif "url(#" in value:
+                element.set(
+                    attribute, re.sub(r"url\(#([\w-]+)\)", lambda found: f"url(#{names[found[1]]})", value)
+                )
+
+
+def text(root: ET.Element, alt: str | None = None) -> str:
+    """Write a drawing as HTML, with its description."""
+    if alt is not None:
+        root.set("aria-label", alt)
+    return ET.tostring(root, encoding="unicode")
+
+
+def identifier(*parts: str) -> str:
+    """Return a short name that depends on the text alone, for ids that are unique on a page."""
+    return "bk" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
+
+
+def png(fig: Figure) -> bytes:
+    """Render a figure for print: black ink on white, twice the page's pixels."""
+    file = io.BytesIO()
+    fig.savefig(file, format="png", dpi=2 * 96, facecolor="white", metadata={"Software": None})
+    return file.getvalue()

@@ -1,0 +1,1 @@
+"""Merging: interpolation between networks, and matching of their hidden units."""
