@@ -16,7 +16,7 @@ book: .venv/.stamp ## execute what is stale, check every claim, build the site
 
 test: book ## test the library, the machinery, the notebooks and the site
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules -n auto --dist loadfile \
-		--cov=layerlab --cov=bookkit --cov-fail-under=90
+		--cov=layerlab --cov=bookkit --cov-report=term:skip-covered --cov-fail-under=90
 
 serve: book ## show the site at http://localhost:8000 (or PORT=...)
 	$(BIN)/python -m http.server --bind localhost --directory _build/html $(PORT)

@@ -11,8 +11,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from layerlab import train
 from layerlab.models import MLP, ConvNet, TinyViT, seeded
 from layerlab.train import fit, fit_many
+
+train.STACK_BELOW = float("inf")  # to see what stacking would cost where `fit_many` does not do it
 
 WIDTHS = (16, 32, 64, 128, 256, 512)
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

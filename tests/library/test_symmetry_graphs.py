@@ -67,6 +67,13 @@ def attend_in_five_axes(s, x):
     return s.b(F.scaled_dot_product_attention(q, k, v).permute(0, 3, 1, 2, 4).flatten(2))
 
 
+def attend_to_fewer_keys(s, x):
+    q, k, v = s.a(x).unflatten(-1, (6, 1)), s.k(x).unflatten(-1, (3, 1)), s.v(x).unflatten(-1, (3, 1))
+    q, k, v = (z.transpose(1, 2) for z in (q, k, v))
+    y = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+    return s.b(y.transpose(1, 2).flatten(2))
+
+
 def attend_to_itself(s, x):
     q = s.a(x)
     return s.b(F.scaled_dot_product_attention(q, q, s.v(x)))
@@ -178,6 +185,9 @@ ON_TOKENS = {
     "heads with a mask each": (Net(attend, 4, 6, 2, mask=torch.randn(3, 5, 5), **qkv()), {"a": 3}),
     "heads by name": (Net(attend_by_name, 4, 6, 2, mask=torch.randn(3, 5, 5), **qkv()), {"v": 3}),
     "heads in groups": (Net(attend_in_five_axes, 4, 6, 2, **qkv()), {"a": 3}),
+    "heads that share keys": (
+        Net(attend_to_fewer_keys, 4, 6, 2, k=nn.Linear(4, 3), v=nn.Linear(4, 3)), {},
+    ),
     "attention to itself": (Net(attend_to_itself, 4, 6, 2, v=nn.Linear(4, 6)), {}),
 }  # fmt: skip
 WRITTEN = [
@@ -261,6 +271,7 @@ REFUSED = {
     "MaxPool2d on an input": (Net(lambda s, x: s.b(s.p(s.a(x))), 4, 6, 2, p=nn.MaxPool2d(3, 1, 1)), TOKENS),
     "MultiheadAttention": (Net(lambda s, x: s.m(x, x, x)[0], m=nn.MultiheadAttention(4, 2)), TOKENS),
     "'0.weight' is not in the state": (nn.Sequential(weight_norm(nn.Linear(4, 6)), nn.Linear(6, 2)), VECTORS),
+    "mean with these arguments": (Net(lambda s, x: torch.mean(s.a(x), axis=1), 4, 6), VECTORS),
     "torch.fx cannot record": (Net(lambda s, x: s.a(x) if x.sum() > 0 else x, 4, 4), VECTORS),
 }
 

@@ -97,7 +97,7 @@ BROKEN = {
     "long cell": (put(1, source=LONG), "cell 2 has 31 lines, more than 30; split it"),
     "many long": (
         lambda c, n: [c[i].update(source="x = 1\n" * 19) for i in (1, 4)],
-        "2 of 16 code cells have more than 18 lines, more than a tenth (cells 2, 5)",
+        "2 of 12 code cells have more than 18 lines, more than a tenth (cells 2, 5)",
     ),
     "median": (
         lambda c, n: [one.update(source=one["source"] + "\n# a" * 7) for one in c if "outputs" in one],

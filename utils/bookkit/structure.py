@@ -34,6 +34,9 @@ TAGS = {
 }
 """The tags that mean something to this book or to Jupyter Book."""
 
+FOLDED = {"hide-cell", "hide-input", "remove-cell", "remove-input"}
+"""The tags of cells whose code the page does not show at first."""
+
 MEDIAN_LINES, MOST_LINES, ALL_LINES = 6, 18, 30
 WORDS = (1200, 3500)
 EXERCISES = 4
@@ -147,13 +150,14 @@ def _parameters(notebook: Notebook) -> Iterator[str]:
 
 
 def _lengths(notebook: Notebook) -> Iterator[str]:
-    """Cells that can be read at a glance."""
-    lines = {position: len(cell["source"].splitlines()) for position, cell in code_cells(notebook)}
+    """Cells that can be read at a glance; a folded one is not in the reader's way, but has its limit too."""
+    cells = list(code_cells(notebook))
+    for position, cell in cells:
+        if (count := len(cell["source"].splitlines())) > ALL_LINES:
+            yield f"cell {position} has {count} lines, more than {ALL_LINES}; split it"
+    lines = {n: len(cell["source"].splitlines()) for n, cell in cells if not FOLDED & set(tags(cell))}
     if not lines:
         return
-    for position, count in lines.items():
-        if count > ALL_LINES:
-            yield f"cell {position} has {count} lines, more than {ALL_LINES}; split it"
     median = statistics.median(lines.values())
     if median > MEDIAN_LINES:
         yield f"half of its code cells have more than {MEDIAN_LINES} lines (median {median:g}); split cells"

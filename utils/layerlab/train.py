@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 _OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 _PROGRESS_AFTER = 10.0  # seconds of silence before a bar appears
+STACK_BELOW = 80_000  # weights of a model; see `fit_many`
 
 
 class Metrics(NamedTuple):
@@ -181,13 +182,13 @@ def fit_many(
     weight_decay: float = 0.0,
     schedule: Literal["cosine"] | None = None,
 ) -> Tensor:
-    """Train models of one architecture side by side, in place; the result equals `fit` on each with its seed.
+    """Train models of one architecture, in place; the result equals `fit` on each with its seed.
 
-    The weights are stacked and the forward pass is mapped over them with `torch.func`, which spares the
-    overhead of many small operations. On one CPU thread that pays for networks whose step takes less than
+    The weights of small models are stacked and the forward pass is mapped over them with `torch.func`, which
+    spares the overhead of many small operations. On one CPU thread that pays where a step takes less than
     about a millisecond: ten MLPs on 28×28 pictures train twice as fast at width 32, 1.2 times at 64 (1.8 with
-    BatchNorm), and `TinyViT` 1.2 to 1.5 times. Wider MLPs (from 128 on) and `ConvNet` train faster one by one
-    with `fit`, by 10 to 60 %; `benchmarks/fit_many.py` measures it.
+    BatchNorm), and `TinyViT` 1.2 to 1.5 times. From width 128 on it would cost 10 to 60 %, so models of more
+    than 80,000 weights are trained one by one. `benchmarks/fit_many.py` measures it.
 
     Args:
         models: modules of equal structure; each is left trained and in evaluation mode.
@@ -203,7 +204,7 @@ def fit_many(
     Raises:
         ValueError: as `fit`; or the models differ in structure; or the numbers of models, seeds and subsets
             differ.
-        RuntimeError: the models draw random numbers (dropout), which cannot be mapped; use `fit`.
+        RuntimeError: small models draw random numbers (dropout), which cannot be mapped; use `fit`.
     """
     plan = _Plan(epochs, lr, batch_size, optimizer, weight_decay, schedule)
     plan.check()
@@ -223,6 +224,9 @@ def fit_many(
             f"subsets: expected {len(models)}, all of one length and not empty, got lengths {lengths}"
         )
 
+    if sum(p.numel() for p in models[0].parameters()) > STACK_BELOW:
+        columns = zip(models, subsets, seeds, strict=True)
+        return torch.stack([fit(m, X[s], y[s], seed=k, **plan._asdict()) for m, s, k in columns], 1)
     orders = [plan.batches(len(s), seed) for s, seed in zip(subsets, seeds, strict=True)]
     steps = [
         torch.stack([s[b] for s, b in zip(subsets, step, strict=True)]) for step in zip(*orders, strict=True)

@@ -119,7 +119,7 @@ class Tracer(fx.Interpreter):
             self.labels[node] = labels = self._propagate(node, value)
             sizes = [label.root().size for label in labels]
             if len(sizes) != value.ndim or any(n % size for n, size in zip(value.shape, sizes, strict=True)):
-                raise self._unknown(node, f"{node.target} on shapes like {tuple(value.shape)}")
+                raise self._unknown(node, f"{self._name(node)} with these arguments")
         elif isinstance(value, (tuple, list)) and any(isinstance(part, Tensor) for part in value):
             raise self._unknown(node)
         return value
@@ -247,10 +247,12 @@ class Tracer(fx.Interpreter):
         batch = [(self.labels[source][:-2], self.env[source].shape[:-2]) for source in inputs]
         return [*self._broadcast(batch, max(len(shape) for _, shape in batch)), *fixed(2)]
 
-    def _unknown(self, node: fx.Node, what: str | None = None) -> ValueError:
+    def _name(self, node: fx.Node) -> str:
         target = type(self.fetch_attr(node.target)) if node.op == "call_module" else node.target
-        what = what or getattr(target, "__name__", str(target))
+        return getattr(target, "__name__", str(target))
+
+    def _unknown(self, node: fx.Node, what: str | None = None) -> ValueError:
         return ValueError(
-            f"model: no rule for {what} (node {node.name!r}): cannot tell which of its units may be "
-            f"permuted; write the PermutationSpec by hand, or add a rule to {__name__}"
+            f"model: no rule for {what or self._name(node)} (node {node.name!r}): cannot tell which of its "
+            f"units may be permuted; write the PermutationSpec by hand, or add a rule to {__name__}"
         )

@@ -1,0 +1,75 @@
+"""The permutation chapter's claims have to fail when weight matching does not do what it says."""
+
+import json
+import os
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from bookkit import notebooks, paths
+
+CHAPTER = paths.root() / "chapters" / "merging" / "02_permutation_matching.ipynb"
+
+SMALL = """
+WIDTHS, EARLY = (32, 64, 128), (1,)
+SPLIT_PAIRS, SPLIT_SHAPES = 5, {1: (512,), 3: (32,)}
+CHANNELS, CONV_RECIPE = (8, 16), {"lr": 3e-3, "epochs": 1}
+"""
+
+MATCHING = {
+    "matching-removes-the-barrier",
+    "barrier-falls-with-width",
+    "straight-through-is-best",
+    "merge-beats-both-parents-on-split-data",
+    "counterexample-has-no-connected-permutation",  # its control: a shuffled copy has to be laid back
+}
+FUNCTION = {"permuted-network-is-the-same-function"}
+
+SABOTAGE = {
+    "nothing": ("", set()),
+    "the identity": (
+        "matching.weight_matching = lambda spec, *_, **__: "
+        "matching.Match(symmetry.identity_permutations(spec), [0.0, 0.0])",
+        MATCHING,
+    ),
+    "a random permutation": (
+        "matching.weight_matching = lambda spec, *_, seed=0, **__: "
+        "matching.Match(symmetry.random_permutations(spec, 100 + seed), [0.0, 0.0])",
+        MATCHING,
+    ),
+    "not carried to the next layer's input": (
+        """
+def permutation_spec(*args, derive=permutation_spec):
+    spec = derive(*args)
+    first = next(iter(spec))
+    return spec | {first: symmetry.Group(spec[first].size, spec[first].axes[:-1], spec[first].reads)}
+""",
+        FUNCTION,
+    ),
+}
+
+
+@pytest.mark.parametrize(("patch", "caught"), SABOTAGE.values(), ids=SABOTAGE)
+def test_the_claims_notice(patch, caught, tmp_path, monkeypatch):
+    notebook = notebooks.read(CHAPTER)
+    sizes = next(i for i, cell in enumerate(notebook["cells"]) if "parameters" in notebooks.tags(cell))
+    notebook["cells"].insert(sizes + 1, nbformat.v4.new_code_cell(SMALL + patch))
+    for name, value in {
+        "BOOK_BUILD_DIR": str(tmp_path),
+        "BOOK_STATIC": "1",
+        "OMP_NUM_THREADS": "1",
+        "TQDM_DISABLE": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    where = {"metadata": {"path": str(CHAPTER.parent)}}
+    NotebookClient(nbformat.from_dict(notebook), allow_errors=True, timeout=600, resources=where).execute(
+        env=dict(os.environ)
+    )
+    results = [json.loads(file.read_text()) for file in (tmp_path / "results" / "merging").glob("*.json")]
+    assert len(results) == 12
+    failed = {result["id"] for result in results if result["verdict"] == "failed"}
+    judged = MATCHING | FUNCTION
+    assert failed & judged >= caught
+    if not caught:
+        assert not failed & judged
