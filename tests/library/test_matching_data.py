@@ -172,6 +172,18 @@ def test_never_worse_than_weight_matching_and_sometimes_better():
     assert better >= 2
 
 
+def test_the_best_permutation_is_kept_not_the_last():
+    for seed in range(3):
+        model, a, b, X, y = task("mlp", seed)
+        spec = permutation_spec(model, X[:1])
+        losses = []
+        for steps in (1, 3, 6, 12):
+            settings = {"spec": spec, "steps": steps, "lr": 1.0, "batch_size": 8, "seed": seed}
+            found = straight_through_matching(model, a, b, X, y, **settings).permutations
+            losses.append(midpoint_loss(model, a, b, X, y, spec, found))
+        assert losses == sorted(losses, reverse=True)
+
+
 def test_the_first_step_is_weight_matching():
     model, a, b, X, y = task("mlp layer")
     spec = permutation_spec(model, X[:1])

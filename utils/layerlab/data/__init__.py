@@ -1,6 +1,6 @@
 """Small data sets: bundled with installed packages, rendered, or generated; downloads only when asked to.
 
-Where each comes from, what is in it and under which licence stands in the book's `data/README.md`. A module
+Where each comes from, what is in it and under which license stands in the book's `data/README.md`. A module
 with an underscore holds the function of its name.
 """
 

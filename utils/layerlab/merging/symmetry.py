@@ -8,7 +8,7 @@ one (that is how a residual stream gets a single permutation); whatever can tell
 the identity.
 
 Chapter: `chapters/merging/02_permutation_matching.ipynb`. The bookkeeping is that of Ainsworth et al. (2023,
-section 3 and appendix A); deriving it from the graph was proposed by Nasery et al. (2024).
+section 3 and appendix A); Nasery et al. (2025) derive it from the graph too.
 """
 
 import copy
