@@ -130,6 +130,18 @@ def test_what_the_site_depends_on(tiny, path, same):
     assert (publish.site_key(Book()) == before) is same
 
 
+def test_a_saved_output_fails_the_build(tiny, capfd):
+    path = tiny.root / "chapters/one/01_direct.ipynb"
+    notebook = json.loads(path.read_text())
+    next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")["execution_count"] = 3
+    path.write_text(json.dumps(notebook))
+    status, _, err = said(capfd, "build")
+    assert status == 1
+    assert "one/01_direct.ipynb: cell" in err
+    assert "was saved with its output or its number; run `python -m bookkit check --fix`" in err
+    assert not (tiny.root / "_build").exists()
+
+
 def test_a_warning_fails_the_build(tiny, capfd):
     tiny.edit("index.md", "# Tiny", "# Tiny\n\n[gone](nowhere.md)")
     status, _, err = said(capfd, "build")

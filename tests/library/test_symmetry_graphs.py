@@ -145,6 +145,9 @@ ON_PICTURES = {
     "norm per channel": (
         nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(4, 4), nn.Flatten(), nn.Linear(64, 2)), {"0": 4},
     ),
+    "columns before a convolution": (
+        Net(lambda s, x: s.conv(s.a(x)).mean((1, 2, 3)), 6, 6, conv=nn.Conv2d(2, 3, 3)), {"conv": 3},
+    ),
     "squeeze and excite": (
         Net(squeeze_and_excite, 8, 3, 8, 2, conv=nn.Conv2d(2, 8, 3)), {"conv": 8, "a": 3},
     ),

@@ -135,6 +135,10 @@ def test_a_progress_bar_on_long_work(capsys, monkeypatch):
     assert "fit" in capsys.readouterr().err
 
 
+def test_the_bar_is_plain_text():
+    assert train.tqdm.__module__ == "tqdm.std"  # tqdm.auto warns at import in a notebook without ipywidgets
+
+
 BAD = [
     ({"X": X.clone().index_fill_(0, torch.tensor([3]), math.nan)}, "X: expected finite values"),
     ({"X": X[:0], "y": y[:0]}, "X: expected at least one example"),
@@ -188,12 +192,15 @@ def test_side_by_side_equals_one_by_one(make, settings):
     assert not same(together[0], together[1])
 
 
-def test_each_model_sees_its_own_subset():
+@pytest.mark.parametrize("stack_below", [math.inf, 0], ids=["stacked", "one by one"])
+def test_each_model_sees_its_own_subset(monkeypatch, stack_below):
+    monkeypatch.setattr(train, "STACK_BELOW", stack_below)
     subsets = [torch.arange(20), torch.arange(20) + 24]
     together, alone = ([mlp(seed).double() for seed in range(2)] for _ in range(2))
-    fit_many(together, X.double(), y, seeds=[3, 4], subsets=subsets, **SHORT)
-    for model, part, seed in zip(alone, subsets, [3, 4], strict=True):
-        fit(model, X[part].double(), y[part], seed=seed, **SHORT)
+    losses = fit_many(together, X.double(), y, seeds=[3, 4], subsets=subsets, schedule="cosine", **SHORT)
+    for i, (model, part, seed) in enumerate(zip(alone, subsets, [3, 4], strict=True)):
+        expected = fit(model, X[part].double(), y[part], seed=seed, schedule="cosine", **SHORT)
+        torch.testing.assert_close(losses[:, i], expected)
     assert all(same(one, other, rtol=1e-6, atol=1e-9) for one, other in zip(together, alone, strict=True))
 
 
@@ -214,6 +221,18 @@ def test_buffers_that_are_not_saved_and_tied_weights_are_no_obstacle():
         fit(model, X, y, seed=seed, **SHORT)
     assert all(same(one, other, rtol=1e-4, atol=1e-6) for one, other in zip(together, alone, strict=True))
     assert together[0].b.weight is together[0].a.weight
+
+
+def test_only_small_models_are_stacked(monkeypatch):
+    def forbidden(*_):
+        raise AssertionError("stacked")
+
+    monkeypatch.setattr(train, "stack_module_state", forbidden)
+    wide = [seeded(lambda: MLP(16, [300, 300], 3), seed) for seed in range(2)]
+    assert sum(weight.numel() for weight in wide[0].parameters()) > train.STACK_BELOW
+    assert fit_many(wide, X, y, seeds=[0, 1], epochs=1).shape == (1, 2)
+    with pytest.raises(AssertionError, match="stacked"):
+        fit_many([mlp()], X, y, seeds=[0], epochs=1)
 
 
 def test_fit_many_leaves_the_generator_alone():

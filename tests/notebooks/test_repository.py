@@ -131,3 +131,14 @@ def test_a_failed_claim_is_reported_with_its_seed_and_its_result():
     form = parsed(".github/ISSUE_TEMPLATE/2-claim-failed.yml")
     required = {field["id"] for field in form["body"] if field.get("validations", {}).get("required")}
     assert {"claim", "seed", "result"} <= required
+
+
+def test_the_wheel_carries_every_claim_and_no_data():
+    """Outside the repository, as in Colab, a chapter finds its claims in the package."""
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    parts = sorted(file.parent.name for file in (ROOT / "chapters").glob("*/claims.yaml"))
+    assert wheel["force-include"] == {
+        f"chapters/{part}/claims.yaml": f"bookkit/_claims/{part}.yaml" for part in parts
+    }
+    carried = [file for folder in wheel["packages"] for file in (ROOT / folder).rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in carried if file.suffix not in (".py", ".pyc")) < 1_000_000

@@ -45,7 +45,7 @@ def permutation_spec(*args, derive=permutation_spec):
     first = next(iter(spec))
     return spec | {first: symmetry.Group(spec[first].size, spec[first].axes[:-1], spec[first].reads)}
 """,
-        FUNCTION,
+        FUNCTION | {"matching-removes-the-barrier", "merge-beats-both-parents-on-split-data"},
     ),
 }
 
@@ -67,9 +67,7 @@ def test_the_claims_notice(patch, caught, tmp_path, monkeypatch):
         env=dict(os.environ)
     )
     results = [json.loads(file.read_text()) for file in (tmp_path / "results" / "merging").glob("*.json")]
-    assert len(results) == 12
-    failed = {result["id"] for result in results if result["verdict"] == "failed"}
-    judged = MATCHING | FUNCTION
-    assert failed & judged >= caught
+    held = {result["id"] for result in results if result["verdict"] == "reproduced"}
+    assert not held & caught
     if not caught:
-        assert not failed & judged
+        assert held >= MATCHING | FUNCTION

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from bookkit import stage
+from bookkit import stage, structure
 from bookkit.keys import sha
 from bookkit.notebooks import BookError
 from bookkit.state import Book
@@ -28,8 +28,11 @@ def build(jobs: int | None = None) -> tuple[Path, bool]:
         The site's first page, and whether the site had to be built.
 
     Raises:
-        BookError: a notebook or a claim failed, or Jupyter Book gave a warning.
+        BookError: a notebook was saved with outputs, a notebook or a claim failed, or Jupyter Book gave a
+            warning.
     """
+    if unclean := structure.check_clean(Book().root):
+        raise BookError("\n".join(unclean))
     stage.run(jobs=jobs)
     book = Book()
     output = book.root / "_build"

@@ -61,6 +61,15 @@ def check(path: Path) -> list[str]:
         return [*found, str(error)]
 
 
+def check_clean(root: Path) -> list[str]:
+    """Return a message for each thing that a chapter of the book at `root` was saved with by mistake."""
+    return [
+        f"{notebooks.name(path)}: {message}"
+        for path in notebooks.find(root)
+        for message in _clean(notebooks.read(path))
+    ]
+
+
 def check_book(root: Path) -> list[str]:
     """Return what is wrong with the chapters of the book at `root`."""
     found = [message for path in notebooks.find(root) for message in check(path)]

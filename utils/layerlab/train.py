@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 _OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 _PROGRESS_AFTER = 10.0  # seconds of silence before a bar appears
@@ -186,9 +186,10 @@ def fit_many(
 
     The weights of small models are stacked and the forward pass is mapped over them with `torch.func`, which
     spares the overhead of many small operations. On one CPU thread that pays where a step takes less than
-    about a millisecond: ten MLPs on 28×28 pictures train twice as fast at width 32, 1.2 times at 64 (1.8 with
-    BatchNorm), and `TinyViT` 1.2 to 1.5 times. From width 128 on it would cost 10 to 60 %, so models of more
-    than 80,000 weights are trained one by one. `benchmarks/fit_many.py` measures it.
+    about a millisecond: ten MLPs on 28×28 pictures train twice as fast at width 32, 1.2 times at 64 (1.4 or
+    more with BatchNorm), and `TinyViT` 1.4 times. From width 128 on it would cost up to 60 %, so models of
+    more than 80,000 weights are trained one by one. A small `ConvNet` takes 1.1 to 1.4 times as long as with
+    `fit`. `benchmarks/fit_many.py` measures it.
 
     Args:
         models: modules of equal structure; each is left trained and in evaluation mode.
