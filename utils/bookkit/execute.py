@@ -33,6 +33,7 @@ def environment(build: Path) -> dict[str, str]:
         "BOOK_BUILD_DIR": str(build),
         "PYTHONHASHSEED": "0",  # the order of sets of strings
         "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's kernel, not one called alike at home
+        "TQDM_DISABLE": "1",  # a progress bar is nothing to read on a page
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # the debugger's warning is no output of the notebook
     }
     return inherited | ONE_THREAD | ours

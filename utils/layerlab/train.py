@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 _OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 _PROGRESS_AFTER = 10.0  # seconds of silence before a bar appears
-STACK_BELOW = 80_000  # weights of a model; see `fit_many`
+STACK_BELOW = 30_000  # weights of a model; see `fit_many`
 
 
 class Metrics(NamedTuple):
@@ -187,9 +187,9 @@ def fit_many(
     The weights of small models are stacked and the forward pass is mapped over them with `torch.func`, which
     spares the overhead of many small operations. On one CPU thread that pays where a step takes less than
     about a millisecond: ten MLPs on 28×28 pictures train twice as fast at width 32, 1.2 times at 64 (1.4 or
-    more with BatchNorm), and `TinyViT` 1.4 times. From width 128 on it would cost up to 60 %, so models of
-    more than 80,000 weights are trained one by one. A small `ConvNet` takes 1.1 to 1.4 times as long as with
-    `fit`. `benchmarks/fit_many.py` measures it.
+    more with BatchNorm), and `TinyViT` 1.4 times. From width 128 on it would cost up to 60 %, and with
+    smaller inputs sooner, so models of more than 30,000 weights are trained one by one. A small `ConvNet`
+    takes 1.1 to 1.4 times as long as with `fit`. `benchmarks/fit_many.py` measures it.
 
     Args:
         models: modules of equal structure; each is left trained and in evaluation mode.

@@ -25,7 +25,6 @@ from layerlab.merging.symmetry import (
     identity_permutations,
     permutation_spec,
     permute_axis,
-    random_permutations,
     unit_activations,
 )
 from layerlab.train import check_state, evaluate, evaluating
@@ -321,15 +320,3 @@ def straight_through_matching(
         opt.step()
         history.append(batch_loss)
     return Match(best, history)
-
-
-__all__ = [
-    "Match",
-    "activation_matching",
-    "assign",
-    "correlation",
-    "random_permutations",
-    "similarity",
-    "straight_through_matching",
-    "weight_matching",
-]
