@@ -160,11 +160,13 @@ def _parameters(notebook: Notebook) -> Iterator[str]:
 
 def _lengths(notebook: Notebook) -> Iterator[str]:
     """Cells that can be read at a glance; a folded one is not in the reader's way, but has its limit too."""
-    cells = list(code_cells(notebook))
-    for position, cell in cells:
-        if (count := len(cell["source"].splitlines())) > ALL_LINES:
+    lines = {}
+    for position, cell in code_cells(notebook):
+        count = len(cell["source"].splitlines())
+        if count > ALL_LINES:
             yield f"cell {position} has {count} lines, more than {ALL_LINES}; split it"
-    lines = {n: len(cell["source"].splitlines()) for n, cell in cells if not FOLDED & set(tags(cell))}
+        if not FOLDED & set(tags(cell)):
+            lines[position] = count
     if not lines:
         return
     median = statistics.median(lines.values())
