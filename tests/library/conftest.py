@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from layerlab.merging.symmetry import apply_permutation, permutation_spec, random_permutations
+from layerlab.symmetry import apply_permutation, permutation_spec, random_permutations
 
 
 def _randomised(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -3,7 +3,17 @@
 import grimp
 import pytest
 
-SHARED = {"checkpoints", "data", "fingerprint", "models", "storage", "train"}
+SHARED = {
+    "_labels",
+    "activations",
+    "checkpoints",
+    "data",
+    "fingerprint",
+    "models",
+    "storage",
+    "symmetry",
+    "train",
+}
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,14 @@ from layerlab.merging.matching import (
     similarity,
     weight_matching,
 )
-from layerlab.merging.symmetry import (
+from layerlab.models import MLP, ConvNet, TinyViT, seeded
+from layerlab.symmetry import (
     Group,
     apply_permutation,
     identity_permutations,
     permutation_spec,
     random_permutations,
 )
-from layerlab.models import MLP, ConvNet, TinyViT, seeded
 
 NETWORKS = {
     "mlp": (lambda: MLP(10, [12, 12, 12], 3), (10,)),

@@ -17,14 +17,14 @@ from layerlab.merging.matching import (
     straight_through_matching,
     weight_matching,
 )
-from layerlab.merging.symmetry import (
+from layerlab.models import MLP, ConvNet, TinyViT, seeded
+from layerlab.symmetry import (
     Group,
     apply_permutation,
     permutation_spec,
     random_permutations,
     unit_activations,
 )
-from layerlab.models import MLP, ConvNet, TinyViT, seeded
 from layerlab.train import evaluate, fit
 
 NETWORKS = {

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from layerlab.merging.statistics import fisher, fisher_merge, gram, regmean
+from layerlab.activations import gram
+from layerlab.merging.statistics import fisher, fisher_merge, regmean
 from layerlab.merging.task_vectors import average
 from layerlab.models import MLP, ConvNet, TinyViT, seeded
 from layerlab.train import fit

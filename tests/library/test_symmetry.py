@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from layerlab.merging.symmetry import (
+from layerlab.models import MLP, ConvNet, TinyViT
+from layerlab.symmetry import (
     Group,
     apply_permutation,
     check_spec,
@@ -16,7 +17,6 @@ from layerlab.merging.symmetry import (
     random_permutations,
     unit_activations,
 )
-from layerlab.models import MLP, ConvNet, TinyViT
 
 VECTORS, PICTURES = (3, 4), (3, 2, 6, 6)  # shapes of example inputs
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from layerlab.data._torchvision import torchvision
-from layerlab.merging.symmetry import permutation_spec
 from layerlab.models import ConvNet
+from layerlab.symmetry import permutation_spec
 
 VECTORS, PICTURES, TOKENS = (3, 4), (3, 2, 6, 6), (3, 5, 4)  # shapes of example inputs
 

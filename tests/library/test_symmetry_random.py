@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from layerlab.merging import symmetry
+from layerlab import symmetry
 
 TOKENS = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0)).double()  # (N, T, D)
 

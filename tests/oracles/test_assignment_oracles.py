@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from layerlab.merging.matching import activation_matching, assign, correlation, weight_matching
-from layerlab.merging.symmetry import (
+from layerlab.models import MLP
+from layerlab.symmetry import (
     apply_permutation,
     permutation_spec,
     random_permutations,
     unit_activations,
 )
-from layerlab.models import MLP
 
 
 def gaussian(model, seed):

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from layerlab.activations import gram
 from layerlab.merging import task_vectors as tv
 from layerlab.merging.combine import generator_for
 from layerlab.merging.objectives import entropy
 from layerlab.merging.sparsify import breadcrumbs, drop_and_rescale, elect_sign, trim
-from layerlab.merging.statistics import fisher_merge, gram, regmean
+from layerlab.merging.statistics import fisher_merge, regmean
 from layerlab.models import ConvNet, TinyViT, seeded
 
 MAKES = {"convnet": lambda: ConvNet(1, 3, (8,)), "vit": lambda: TinyViT(8, 4, 1, 3, dim=16)}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from layerlab.merging.interpolate import State, check_compatible, lerp
-from layerlab.merging.symmetry import (
+from layerlab.symmetry import (
     Permutations,
     PermutationSpec,
     apply_permutation,

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from layerlab.merging._labels import Label, Tracer
+from layerlab._labels import Label, Tracer
 
 State = dict[str, Tensor]
 Permutations = dict[str, Tensor]

@@ -1,0 +1,1 @@
+"""Pruning: what can go from a trained network, from which layer, and what it costs."""
