@@ -81,6 +81,8 @@ def options(weight: Tensor, slices: Sequence[int] = (1, 2, 4)) -> list[Option]:
     """
     found = [Option(weight.numel(), 0.0, None)]
     norm = singular_values(weight)[0][0].item()
+    if not norm > 0:
+        raise ValueError("expected some value that is not zero, got only zeros")
     for k in slices:
         if weight.shape[1] % k == 0:
             values = singular_values(weight, k)
@@ -157,7 +159,13 @@ def alds(
     {'steep': (1, 1)}
     """
     budget = _budget(weights, share)
-    chosen = minimax({key: options(weight, slices) for key, weight in weights.items()}, budget)
+    fronts = {}
+    for key, weight in weights.items():
+        try:
+            fronts[key] = options(weight, slices)
+        except ValueError as error:
+            raise ValueError(f"weights[{key!r}]: {error}") from error
+    chosen = minimax(fronts, budget)
     return {key: option.choice for key, option in chosen.items() if option.choice is not None}
 
 
