@@ -138,11 +138,14 @@ def test_the_model_stays_as_it_is(change):
     model = ConvNet(1, 3, (4, 6)).train()
     model.features[1].eval()
     model.head.bias.requires_grad_(False)
+    model.features[4].weight.requires_grad_(False)
     before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
     new = change(model, {"features.0": [0], "features.4": [1, 2]}, X.float())
     assert [m.training for m in model.modules()] == modes == [m.training for m in new.modules()]
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-    assert [new.head.bias.requires_grad, new.head.weight.requires_grad] == [False, True]
+    for part in (model, new):
+        frozen = [k for k, v in part.named_parameters() if not v.requires_grad]
+        assert frozen == ["features.4.weight", "head.bias"]
     with torch.no_grad():
         for value in new.state_dict().values():
             value.zero_()
@@ -326,6 +329,8 @@ def test_the_best_are_kept_in_exact_number():
     assert {k: v.tolist() for k, v in keep.items()} == {"a": [1, 2], "b": [1]}
     assert channels.keep_best(scores, 0.01)["a"].tolist() == [1]  # one stays
     assert channels.keep_best(scores, 1.0)["a"].tolist() == [0, 1, 2, 3, 4]
+    assert channels.keep_best(scores, 0.7)["a"].tolist() == [1, 2, 3, 4]  # round(3.5) is 4
+    assert channels.keep_best({"a": torch.zeros(999)}, 0.3)["a"].tolist() == list(range(300))
     keep = channels.keep_best(scores, {"b": 0.5})
     assert list(keep) == ["b"]
     assert list(channels.keep_best(scores, 0.5, groups=["a"])) == ["a"]

@@ -84,6 +84,16 @@ def test_rounds_only_improve_and_keep_the_sparsity(init):
     assert errors[-1] < 0.9 * errors[0]
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_round_that_makes_it_worse_is_not_kept(seed):
+    W = drawn(5, 12, seed=seed)
+    errors = []
+    for steps in range(12):
+        D, S = dense_sparse(W, 5, 2, steps=steps)
+        errors.append((W - D @ S).norm().item())
+    assert all(b <= a + 1e-9 for a, b in itertools.pairwise(errors))
+
+
 def test_columns_that_share_few_directions_are_found():
     """A weight that is dense × sparse and of full rank: the SVD of the same number of values loses most."""
     D, S = drawn(20, 20, seed=1), torch.zeros(20, 120, dtype=torch.float64)

@@ -71,6 +71,7 @@ def test_singular_inputs():
         assert 3 not in chosen
         assert not {4, 5} <= set(chosen)
         assert fidelity.fidelity(W, G, chosen) > 0.99
+        assert fidelity.select(W, G, 12, method=method).tolist() == list(range(12))
 
 
 @pytest.mark.parametrize("block", [1, 2])

@@ -98,6 +98,10 @@ def test_numbers_in_factors():
             budget = share * torch.Size(shape).numel()
             assert low_rank.stored(shape, r) <= budget + 1e-9 < low_rank.stored(shape, r + 1)
     assert low_rank.rank_for((10, 10), 0.6) == 3  # 0.6 · 100 is not quite 60 in binary
+    for shape in ((7, 9), (11, 4, 3, 3), (13, 29)):  # a share made from a rank gives that rank back
+        numbers = torch.Size(shape).numel()
+        for r in range(1, numbers // low_rank.stored(shape, 1) + 1):
+            assert low_rank.rank_for(shape, low_rank.stored(shape, r) / numbers) == r
     with pytest.raises(ValueError, match=r"share: expected at least 0\.2000"):
         low_rank.rank_for((10, 10), 0.1)
     for share in (0, 1.1):
@@ -141,6 +145,16 @@ def test_a_factored_module_computes_with_the_product(make, keys, by, slices, ran
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     small(X).sum().backward()
     assert all(p.grad is not None for p in small.parameters())
+
+
+def test_each_slice_is_best_for_its_own_inputs():
+    X, W = drawn(50, 8, seed=1), drawn(6, 8, seed=2)
+    X[:, 4:] *= torch.tensor([3.0, 0.1, 0.1, 2.0])
+    A, B = low_rank.factors(W, 2, slices=2, gram=X.T @ X)
+    for part, columns in enumerate((slice(4), slice(4, 8))):
+        left = torch.linalg.svdvals(X[:, columns] @ W[:, columns].T)[2:].square().sum()
+        found = loss(X[:, columns], W[:, columns], A[:, 2 * part : 2 * part + 2], B[part])
+        torch.testing.assert_close(found, left)
 
 
 def test_full_rank_changes_nothing(randomised):
@@ -218,6 +232,7 @@ def test_utilized_rank_counts_what_the_data_reach(rank):
     X, W = few_directions(rank), drawn(8, 10)
     G = X.T @ X
     assert torch.linalg.matrix_rank(W) == 8
+    assert low_rank.subspace(G, energy=1.0).shape == (10, rank)
     assert low_rank.utilized_rank(W, G, energy=1.0) == rank
     Y = X @ W.T
     assert low_rank.utilized_rank(W, G, energy=1.0, gram_out=Y.T @ Y) == rank

@@ -84,6 +84,7 @@ def test_the_threshold_is_a_cosine_and_scale_does_not_count():
     assert merge_units.cluster(features, threshold=0.996) == [[0], [1], [2]]
     assert merge_units.cluster(features, threshold=0.0, size=2) == [[0, 1], [2]]  # the first that stops
     assert merge_units.cluster(features, threshold=0.996, size=1) == [[0], [1], [2]]
+    assert merge_units.cluster(torch.eye(2), threshold=0.0) == [[0, 1]]  # at least the threshold
     assert merge_units.cluster(torch.zeros(3, 2), threshold=0.5) == [[0], [1], [2]]
 
 

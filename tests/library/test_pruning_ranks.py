@@ -139,18 +139,21 @@ def test_energy_ranks_lose_the_least_largest_share():
         values = torch.linalg.svdvals(W.flatten(1)).square()
         return (values[r:].sum() / values.sum()).item()
 
-    for share in (0.4, 0.6, 0.8):
-        found = ranks.energy_ranks(WEIGHTS, share)
-        budget = share * sum(W.numel() for W in WEIGHTS.values())
+    for seed, share in itertools.product(range(4), (0.4, 0.5, 0.6, 0.7, 0.8)):
+        weights = {
+            k: drawn(*W.shape, seed=seed + i, decay=0.2 * i) for i, (k, W) in enumerate(WEIGHTS.items())
+        }
+        found = ranks.energy_ranks(weights, share)
+        budget = share * sum(W.numel() for W in weights.values())
         tables = []
-        for W in WEIGHTS.values():
+        for W in weights.values():
             n = len(torch.linalg.svdvals(W.flatten(1)))
             table = [(low_rank.stored(tuple(W.shape), r), lost(W, r)) for r in range(1, n + 1)]
             tables.append([*table, (W.numel(), 0.0)])
         best = min(
             max(e for _, e in c) for c in itertools.product(*tables) if sum(n for n, _ in c) <= budget + 1e-6
         )
-        worst = max(lost(W, found[k]) if k in found else 0.0 for k, W in WEIGHTS.items())
+        worst = max(lost(W, found[k]) if k in found else 0.0 for k, W in weights.items())
         assert worst == pytest.approx(best, abs=1e-12)
 
 

@@ -195,7 +195,6 @@ def resize(model: nn.Module, state: Mapping[str, Tensor], example: Tensor) -> nn
             key = f"{prefix}.{name}" if prefix else name
             if old is not None and id(old) not in seen and old.shape != state[key].shape:
                 seen[id(old)] = nn.Parameter(state[key].clone(), requires_grad=old.requires_grad)
-                seen[id(seen[id(old)])] = seen[id(old)]
             if old is not None and id(old) in seen:
                 module._parameters[name] = seen[id(old)]
         for name, old in module._buffers.items():
