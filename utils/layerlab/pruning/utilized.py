@@ -40,10 +40,8 @@ def subspace(gram: Tensor, *, energy: float = 0.999) -> Tensor:
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     if values[0] == 0:
         raise ValueError("gram: expected some activation that is not zero, got a Gram matrix of zeros")
-    values = values.where(values > values[0] * len(gram) * torch.finfo(torch.float64).eps, 0.0)
     share = values.cumsum(0) / values.sum()
-    count = int((share < energy * (1 - 1e-12)).sum()) + 1
-    return vectors[:, : min(count, int((values > 0).sum()))]
+    return vectors[:, : int((share < energy * (1 - 1e-12)).sum()) + 1]  # sums of shares are rounded
 
 
 def project(weight: Tensor, U: Tensor | None, V: Tensor) -> Tensor:
