@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from layerlab.activations import gram
-from layerlab.models import MLP, ConvNet, TinyViT
+from layerlab.models import MLP, ConvNet, TinyViT, seeded
 from layerlab.pruning import channels, count, fidelity, low_rank, ranks
 from layerlab.pruning.dense_sparse import pursue
 from layerlab.symmetry import permutation_spec
@@ -224,7 +224,7 @@ def test_activation_svd_with_inputs_that_never_occur():
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
 def test_alds_against_an_integer_program(share):
     """One option per layer under the budget, the largest error least: solved by scipy's HiGHS."""
-    model = ConvNet(1, 5, (8, 16), pool=2)
+    model = seeded(lambda: ConvNet(1, 5, (8, 16), pool=2), 0)
     weights = {k: v for k, v in model.state_dict().items() if k.endswith("weight") and v.ndim > 1}
     table = []  # layer, cost, error
     for layer, W in enumerate(weights.values()):
@@ -268,7 +268,7 @@ def test_pursuit_is_scikit_learns(nonzeros):
 
 
 def test_fidelity_of_a_convolution_is_that_of_a_fit_on_its_patches():
-    model = ConvNet(1, 3, (6,), skip=False).double().eval()
+    model = seeded(lambda: ConvNet(1, 3, (6,), skip=False), 0).double().eval()
     seen = []
     conv = model.features[3].conv2
     handle = conv.register_forward_hook(lambda _, args, out: seen.append((args[0], out)))

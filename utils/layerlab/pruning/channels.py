@@ -14,10 +14,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
+from layerlab.pruning._resize import check_plain
+from layerlab.pruning._resize import resize as resize
 from layerlab.symmetry import PermutationSpec, State, check_spec, permutation_spec
-from layerlab.train import evaluating
 
 Keep = Mapping[str, Sequence[int] | Tensor]
 
@@ -169,94 +169,21 @@ def select(state: Mapping[str, Tensor], spec: PermutationSpec, keep: Keep) -> St
     return new
 
 
-def resize(model: nn.Module, state: Mapping[str, Tensor], example: Tensor) -> nn.Module:
-    """A copy of `model` that holds `state`, whose shapes may be smaller; sizes that modules note follow.
-
-    Follows the shapes in `nn.Linear`, `nn.Conv2d` (depthwise too), `nn.BatchNorm1d`/`2d`, `nn.LayerNorm`,
-    `nn.GroupNorm`, and in any module with `q`, `heads` and `head_dim` (`layerlab.models.Attention`). Shared
-    parameters stay shared, and each module keeps its mode.
-
-    Args:
-        model: the architecture; not modified.
-        state: its weights, with its keys.
-        example: an input (N, …) that the result is run on before it is returned.
-
-    Raises:
-        ValueError: other keys; masks still applied; or the smaller module does not run, or not to an output
-            of the same shape.
-    """
-    _check_plain(model)
-    if state.keys() != model.state_dict().keys():
-        raise ValueError(f"state: expected the model's keys, got {sorted(state)}")
-    small = copy.deepcopy(model)
-    seen: dict[int, nn.Parameter] = {}  # a shared parameter gets one successor
-    for prefix, module in small.named_modules(remove_duplicate=False):
-        for name, old in [*module._parameters.items()]:
-            key = f"{prefix}.{name}" if prefix else name
-            if old is not None and id(old) not in seen and old.shape != state[key].shape:
-                seen[id(old)] = nn.Parameter(state[key].clone(), requires_grad=old.requires_grad)
-            if old is not None and id(old) in seen:
-                module._parameters[name] = seen[id(old)]
-        for name, old in module._buffers.items():
-            key = f"{prefix}.{name}" if prefix else name
-            if old is not None and key in state:
-                module._buffers[name] = state[key].clone()
-    for module in small.modules():
-        _note_sizes(module)
-    small.load_state_dict(dict(state))
-    try:
-        with torch.no_grad(), evaluating(small), evaluating(model), torch.random.fork_rng(devices=[]):
-            after, before = small(example), model(example)
-    except (RuntimeError, ValueError, IndexError) as error:
-        changed = sorted(k for k, v in model.state_dict().items() if v.shape != state[k].shape)
-        raise ValueError(f"state: the model does not run with smaller {changed[:4]}: {error}") from error
-    if after.shape != before.shape:
-        raise ValueError(
-            f"state: expected an output of shape {tuple(before.shape)} still, got {tuple(after.shape)}"
-        )
-    return small
-
-
-def _check_plain(model: nn.Module) -> None:
-    if any(parametrize.is_parametrized(module) for module in model.modules()):
-        raise ValueError("model: expected plain weights, got masked ones; call masks.make_permanent first")
-
-
-def _note_sizes(module: nn.Module) -> None:
-    """Set the sizes that a module notes beside its weights."""
-    weight = getattr(module, "weight", None)
-    if isinstance(module, nn.Linear):
-        module.out_features, module.in_features = weight.shape
-    elif isinstance(module, nn.Conv2d):
-        if module.groups == module.in_channels == module.out_channels:
-            module.groups = len(weight)  # depthwise
-        module.out_channels, module.in_channels = len(weight), weight.shape[1] * module.groups
-    elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-        found = weight if weight is not None else module.running_mean
-        module.num_features = module.num_features if found is None else len(found)
-    elif isinstance(module, nn.LayerNorm) and weight is not None:
-        module.normalized_shape = tuple(weight.shape)
-    elif isinstance(module, nn.GroupNorm) and weight is not None:
-        module.num_groups = 1 if module.num_groups == 1 else len(weight)
-        module.num_channels = len(weight)
-    elif isinstance(getattr(module, "q", None), nn.Linear) and hasattr(module, "head_dim"):
-        module.heads = len(module.q.weight) // module.head_dim
-
-
 def remove(
     model: nn.Module, keep: Keep, example: Tensor, *, spec: PermutationSpec | None = None
 ) -> nn.Module:
     """A smaller dense module without the units that are not kept.
 
-    Where no norm mixes channels, the result computes in evaluation mode what `zero` computes with the units
-    still there. LayerNorm and GroupNorm take their mean over the channels that are left, so there the two
-    differ.
+    Where nothing mixes channels but weights, the result computes in evaluation mode what `zero` computes with
+    the units still there. LayerNorm, GroupNorm and a mean over channels take those that are left, so there
+    the two differ.
 
     Args:
         model: a module that `permutation_spec` can read; not modified.
         keep: by group, the units that stay, in the order in which they shall lie.
         example: an input (N, …); the result is run on it before it is returned.
-        spec: the groups, where they are known already; read off the module by default.
+        spec: the groups, where they are known already: read off the module by default, and compared with
+            those of the smaller one.
 
     Raises:
         ValueError: an unknown group, no unit left, an index out of range or twice, masks still applied, a
@@ -267,13 +194,22 @@ def remove(
     >>> remove(MLP(4, [3], 2), {"layers.0": [0, 2]}, torch.zeros(1, 4)).layers[0]
     Linear(in_features=4, out_features=2, bias=True)
     """
-    _check_plain(model)
-    spec = permutation_spec(model, example) if spec is None else spec
-    small = select(model.state_dict(), spec, keep)
+    check_plain(model)
+    found = permutation_spec(model, example) if spec is None else spec
+    state = select(model.state_dict(), found, keep)
     try:
-        return resize(model, small, example)
+        small = resize(model, state, example)
+        left = permutation_spec(small, example) if spec is None else {}
     except ValueError as error:
         raise ValueError(f"keep: the groups {sorted(keep)} cannot be shrunk: {error}") from error
+    sizes = {place: group.size for group in left.values() for place in group.axes}
+    for name, indices in keep.items() if spec is None else ():
+        if (size := sizes.get(found[name].axes[0], 1)) != len(indices):
+            raise ValueError(
+                f"keep: the group {name!r} cannot be shrunk: expected {len(indices)} units, the smaller "
+                f"module has {size}; does something in it note their number?"
+            )
+    return small
 
 
 def zero(model: nn.Module, keep: Keep, example: Tensor, *, spec: PermutationSpec | None = None) -> nn.Module:
@@ -286,20 +222,23 @@ def zero(model: nn.Module, keep: Keep, example: Tensor, *, spec: PermutationSpec
         spec: as in `remove`.
 
     Raises:
-        ValueError, TypeError: as `remove`.
+        ValueError, TypeError: as `remove`; a group that no weight reads.
 
     >>> from layerlab.models import MLP
     >>> zero(MLP(4, [3], 2), {"layers.0": [0, 2]}, torch.zeros(1, 4)).head.weight[:, 1].tolist()
     [0.0, 0.0]
     """
-    _check_plain(model)
+    check_plain(model)
     spec = permutation_spec(model, example) if spec is None else spec
     masked = copy.deepcopy(model)
     state = masked.state_dict()
     for name, index in check_keep(keep, spec).items():
         gone = torch.ones(spec[name].size, dtype=torch.bool)
         gone[index] = False
-        for key in readers(spec, name, state):
+        keys = readers(spec, name, state)
+        if not keys:
+            raise ValueError(f"keep[{name!r}]: expected a group that weights read, got one that none reads")
+        for key in keys:
             blocks = state[key].unflatten(1, (spec[name].size, -1))
             blocks[:, gone.to(blocks.device)] = 0  # a view of the copy's own weight
     return masked

@@ -96,8 +96,8 @@ def merge_similar(
 ) -> tuple[State, list[list[int]]]:
     """Merge the most similar units of a group: what writes them is averaged, what reads them is summed.
 
-    Exact where merged units are equal in all that writes them. `channels.resize(model, state, example)` makes
-    the smaller module.
+    Exact where merged units are equal in all that writes them; not where they differ in scale, which the
+    cosine does not see. `channels.resize(model, state, example)` makes the smaller module.
 
     Args:
         state: the weights; not modified.
