@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from layerlab.activations import check_inputs
-from layerlab.pruning.masks import check_sparsity, layer_sparsity, masked, unstructured
+from layerlab.pruning._checks import check_sparsity, check_weights
+from layerlab.pruning.masks import layer_sparsity, masked, unstructured
 from layerlab.train import evaluating
 
 Shares = dict[str, float]
@@ -21,7 +22,8 @@ Shares = dict[str, float]
 
 def uniform(weights: Mapping[str, Tensor], sparsity: float) -> Shares:
     """The same share of every layer."""
-    _check(weights, sparsity)
+    check_weights(weights)
+    check_sparsity(sparsity)
     return dict.fromkeys(weights, sparsity)
 
 
@@ -34,7 +36,8 @@ def erk(weights: Mapping[str, Tensor], sparsity: float) -> Shares:
     >>> erk({"a": torch.zeros(100, 100), "b": torch.zeros(10, 100)}, 0.9)
     {'a': 0.9290..., 'b': 0.6096...}
     """
-    _check(weights, sparsity)
+    check_weights(weights)
+    check_sparsity(sparsity)
     sizes = {key: w.numel() for key, w in weights.items()}
     keep = _fill(
         {key: float(sum(w.shape)) for key, w in weights.items()},
@@ -42,7 +45,7 @@ def erk(weights: Mapping[str, Tensor], sparsity: float) -> Shares:
         sizes,
         (1 - sparsity) * sum(sizes.values()),
     )
-    return {key: 1 - keep[key] / sizes[key] for key in weights}
+    return {key: max(0.0, 1 - keep[key] / sizes[key]) for key in weights}
 
 
 def from_scores(scores: Mapping[str, Tensor], sparsity: float) -> Shares:
@@ -75,7 +78,8 @@ def from_importance(
     Raises:
         ValueError: keys differ; an importance is negative or not finite; a share is out of range.
     """
-    _check(weights, sparsity)
+    check_weights(weights)
+    check_sparsity(sparsity)
     if importance.keys() != weights.keys():
         raise ValueError(f"importance: expected the keys {list(weights)}, got {list(importance)}")
     for key, value in importance.items():
@@ -87,7 +91,7 @@ def from_importance(
     sizes = {key: w.numel() for key, w in weights.items()}
     least = {key: (1 - top) * n for key, n in sizes.items()}
     keep = _fill(importance, least, sizes, (1 - sparsity) * sum(sizes.values()))
-    return {key: 1 - keep[key] / sizes[key] for key in weights}
+    return {key: max(0.0, 1 - keep[key] / sizes[key]) for key in weights}
 
 
 def _fill(
@@ -145,7 +149,7 @@ def distortion_curves(
         before = outputs(state)
         for key, score in scores.items():
             found = [
-                (outputs(masked(state, unstructured({key: score}, level))) - before).square().mean()
+                (outputs(masked(state, unstructured({key: score}, float(level)))) - before).square().mean()
                 for level in levels
             ]
             curves[key] = torch.stack(found)
@@ -162,9 +166,9 @@ def dynamic_program(
 ) -> Shares:
     """The levels that minimise the summed distortion while `sparsity` of all weights go (Xu et al., 2023).
 
-    A knapsack over the layers: the least distortion of the first layers with at least b weights removed. It
-    is exact where all weights together are at most `bins`; beyond, counts are rounded to units of
-    total / bins, on the side on which the budget is met.
+    A knapsack over the layers: with every layer at its highest level, so many weights too many are gone, and
+    giving some back where it helps most is a table over layers and weights given back. It is exact where no
+    more than `bins` can be given back; beyond, they are counted in units, on the side that meets the budget.
 
     Args:
         curves: distortion of each layer at each level, (levels,), by key.
@@ -180,31 +184,27 @@ def dynamic_program(
     removed, goal = _problem(curves, sizes, levels, sparsity)
     if bins < 1:
         raise ValueError(f"bins: expected at least 1, got {bins}")
-    unit = max(1, math.ceil(sum(sizes.values()) / bins))
-    while True:
-        table = [[count // unit for count in counts] for counts in removed.values()]
-        chosen = _knapsack(list(curves.values()), table, math.ceil(goal / unit))
-        if chosen is not None:
-            return {key: float(levels[j]) for key, j in zip(curves, chosen, strict=True)}
-        unit = max(1, unit // 2)  # rounding left no way
+    slack = sum(max(counts) for counts in removed.values()) - goal
+    unit = max(1, math.ceil(slack / bins))
+    back = [[-((n - max(counts)) // unit) for n in counts] for counts in removed.values()]  # rounded up
+    chosen = _knapsack([torch.as_tensor(c).tolist() for c in curves.values()], back, slack // unit)
+    return {key: float(levels[j]) for key, j in zip(curves, chosen, strict=True)}
 
 
-def _knapsack(curves: list[Tensor], removed: list[list[int]], goal: int) -> list[int] | None:
-    best = torch.full((goal + 1,), torch.inf, dtype=torch.float64)
-    best[0] = 0
-    need, choices = torch.arange(goal + 1), []
-    for curve, counts in zip(curves, removed, strict=True):
-        options = torch.stack(
-            [best[(need - n).clamp(min=0)] + float(c) for n, c in zip(counts, curve, strict=True)]
-        )
+def _knapsack(costs: list[list[float]], sizes: list[list[int]], budget: int) -> list[int]:
+    """One option of each layer, so that their sizes sum to at most `budget` and their costs to the least."""
+    best, choices = torch.zeros(budget + 1, dtype=torch.float64), []
+    for cost, size in zip(costs, sizes, strict=True):
+        options = best.new_full((len(cost), budget + 1), torch.inf)
+        for option, c, n in zip(options, cost, size, strict=True):
+            if n <= budget:
+                option[n:] = best[: budget + 1 - n] + c
         best, choice = options.min(0)
         choices.append(choice)
-    if best[goal].isinf():
-        return None
-    chosen, left = [], goal
-    for choice, counts in zip(reversed(choices), reversed(removed), strict=True):
+    chosen, left = [], budget
+    for choice, size in zip(reversed(choices), reversed(sizes), strict=True):
         chosen.append(int(choice[left]))
-        left = max(0, left - counts[chosen[-1]])
+        left -= size[chosen[-1]]
     return chosen[::-1]
 
 
@@ -224,7 +224,7 @@ def brute_force(
         raise ValueError(
             f"curves, levels: expected at most a million combinations, got {len(levels)} ** {len(curves)}"
         )
-    costs, counts = [curve.tolist() for curve in curves.values()], list(removed.values())
+    costs, counts = [torch.as_tensor(c).tolist() for c in curves.values()], list(removed.values())
     feasible = (
         choice
         for choice in itertools.product(range(len(levels)), repeat=len(costs))
@@ -234,16 +234,20 @@ def brute_force(
     return {key: float(levels[j]) for key, j in zip(curves, best, strict=True)}
 
 
-def _problem(curves, sizes, levels, sparsity) -> tuple[dict[str, list[int]], int]:
+def _problem(
+    curves: Mapping[str, Tensor], sizes: Mapping[str, int], levels: Sequence[float], sparsity: float
+) -> tuple[dict[str, list[int]], int]:
     """Weights that each layer loses at each level, and how many must go."""
     check_sparsity(sparsity)
     if not curves or curves.keys() != sizes.keys():
         raise ValueError(f"curves, sizes: expected the same keys, got {list(curves)} and {list(sizes)}")
-    if any(not 0 <= level <= 1 for level in levels):
-        raise ValueError(f"levels: expected numbers in [0, 1], got {list(levels)}")
+    levels = [float(level) for level in levels]
+    if not levels or any(not 0 <= level <= 1 for level in levels):
+        raise ValueError(f"levels: expected numbers in [0, 1], at least one, got {levels}")
     for key, curve in curves.items():
+        curve = torch.as_tensor(curve)
         if curve.shape != (len(levels),) or not torch.isfinite(curve).all():
-            raise ValueError(f"curves[{key!r}]: expected {len(levels)} finite values, got {curve}")
+            raise ValueError(f"curves[{key!r}]: expected {len(levels)} finite values, got {curve.tolist()}")
         if sizes[key] < 1:
             raise ValueError(f"sizes[{key!r}]: expected at least 1, got {sizes[key]}")
     removed = {key: [round(level * sizes[key]) for level in levels] for key in curves}
@@ -266,7 +270,7 @@ def zeroth_order(
 ) -> dict[str, float]:
     """Norm of the loss's gradient by each layer, from forward passes alone (ECoFLaP; Sung et al., 2024).
 
-    A layer is moved by ±ε z with z standard normal; the mean square of (L₊ − L₋) / 2ε over the probes
+    A layer alone is moved by ±ε z with z standard normal; the mean square of (L₊ − L₋) / 2ε over the probes
     estimates ‖∂L/∂W‖². Two evaluations of `loss` per layer and probe.
 
     Args:
@@ -279,7 +283,7 @@ def zeroth_order(
     Raises:
         ValueError: `probes` or `eps` is out of range; there are no weights; the loss is not finite.
     """
-    _check(weights, 0.0)
+    check_weights(weights)
     if probes < 1:
         raise ValueError(f"probes: expected at least 1, got {probes}")
     if not 0 < eps < math.inf:
@@ -296,9 +300,3 @@ def zeroth_order(
             raise ValueError(f"loss: expected finite values, got NaN or infinity near weights[{key!r}]")
         out[key] = math.sqrt(squares / probes)
     return out
-
-
-def _check(weights: Mapping[str, Tensor], sparsity: float) -> None:
-    check_sparsity(sparsity)
-    if not weights:
-        raise ValueError("weights: expected at least one layer, got none")

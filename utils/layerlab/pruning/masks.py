@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from layerlab.pruning._checks import check_mask, check_scores, check_sparsity, shares_of
 from layerlab.pruning._select import keep_in_rows, keep_largest
 
 Masks = dict[str, Tensor]
@@ -95,7 +96,7 @@ def unstructured(
     {'a': tensor([[ True, False],
             [False,  True]])}
     """
-    _check_scores(scores)
+    check_scores(scores)
     if per not in ("layer", "row", "model"):
         raise ValueError(f"per: expected 'layer', 'row' or 'model', got {per!r}")
     if per == "model":
@@ -142,7 +143,7 @@ def n_of_m(scores: Mapping[str, Tensor], n: int, m: int) -> Masks:
     >>> n_of_m({"a": torch.tensor([[4.0, 1.0, 2.0, 3.0]])}, 2, 4)
     {'a': tensor([[ True, False, False,  True]])}
     """
-    _check_scores(scores)
+    check_scores(scores)
     if not 1 <= n <= m:
         raise ValueError(f"n, m: expected 1 <= n <= m, got n={n}, m={m}")
     for key, score in scores.items():
@@ -202,7 +203,7 @@ def apply(model: nn.Module, masks: Mapping[str, Tensor], *, allow_empty: bool = 
             raise ValueError(f"masks: expected keys among {list(first)}, got {key!r}")
         root = first[key]
         module = layers[root][0][1]
-        _check_mask(key, mask, module.weight)
+        check_mask(mask, module.weight, f"masks[{key!r}]")
         mask = mask.to(module.weight.device)
         joint[root] = joint[root] & mask if root in joint else mask
     for root in joint:
@@ -275,51 +276,12 @@ def masked(state: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str
     for key, mask in masks.items():
         if key not in state:
             raise ValueError(f"masks: expected keys among {list(state)}, got {key!r}")
-        _check_mask(key, mask, state[key])
+        check_mask(mask, state[key], f"masks[{key!r}]")
     out = dict(state)
     for key, mask in masks.items():
         tied = [k for k, v in state.items() if _same_memory(v, state[key])]
         out |= dict.fromkeys(tied, torch.where(mask, out[key], 0))
     return out
-
-
-def check_sparsity(sparsity: float, name: str = "sparsity") -> None:
-    """Raise ValueError unless `sparsity` is a number in [0, 1)."""
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"{name}: expected a number in [0, 1), got {sparsity}")
-
-
-def shares_of(sparsity: float | Mapping[str, float], keys: Mapping[str, object]) -> dict[str, float]:
-    """The sparsity of each key, checked, from one number or one per key."""
-    if not isinstance(sparsity, Mapping):
-        check_sparsity(sparsity)
-        return dict.fromkeys(keys, sparsity)
-    if sparsity.keys() != keys.keys():
-        raise ValueError(f"sparsity: expected the keys {list(keys)}, got {list(sparsity)}")
-    for key, share in sparsity.items():
-        check_sparsity(share, f"sparsity[{key!r}]")
-    return dict(sparsity)
-
-
-def _check_scores(scores: Mapping[str, Tensor]) -> None:
-    if not scores:
-        raise ValueError("scores: expected at least one layer, got none")
-    for key, score in scores.items():
-        if not score.is_floating_point():
-            raise TypeError(f"scores[{key!r}]: expected a floating-point tensor, got {score.dtype}")
-        if not score.numel() or score.ndim < 2:
-            raise ValueError(
-                f"scores[{key!r}]: expected shape (out, in, …), not empty, got {tuple(score.shape)}"
-            )
-        if score.max().isnan():  # NaN where any entry is
-            raise ValueError(f"scores[{key!r}]: expected numbers, got NaN")
-
-
-def _check_mask(key: str, mask: Tensor, weight: Tensor) -> None:
-    if mask.dtype != torch.bool:
-        raise ValueError(f"masks[{key!r}]: expected bool, True = kept, got {mask.dtype}")
-    if mask.shape != weight.shape:
-        raise ValueError(f"masks[{key!r}]: expected shape {tuple(weight.shape)}, got {tuple(mask.shape)}")
 
 
 def _is_masked(module: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from layerlab.activations import check_inputs
+from layerlab.pruning._checks import check_gram, check_weights
 from layerlab.pruning.masks import layers_of
 from layerlab.pruning.second_order import inverse_hessian
 from layerlab.train import evaluating
@@ -25,7 +26,7 @@ def magnitude(weights: Mapping[str, Tensor]) -> Scores:
     >>> magnitude({"a": torch.tensor([[-2.0, 1.0]])})
     {'a': tensor([[2., 1.]])}
     """
-    _check_weights(weights)
+    check_weights(weights)
     return {key: weight.abs() for key, weight in weights.items()}
 
 
@@ -38,7 +39,7 @@ def lamp(weights: Mapping[str, Tensor]) -> Scores:
     >>> lamp({"a": torch.tensor([[1.0, -3.0, 2.0]])})["a"]
     tensor([[0.0714, 1.0000, 0.3077]], dtype=torch.float64)
     """
-    _check_weights(weights)
+    check_weights(weights)
     out = {}
     for key, weight in weights.items():
         size = weight.double().abs().flatten()
@@ -69,7 +70,6 @@ def wanda(weights: Mapping[str, Tensor], grams: Mapping[str, Tensor]) -> Scores:
     >>> wanda({"a": torch.tensor([[-2.0, 1.0]])}, {"a": torch.diag(torch.tensor([1.0, 9.0]))})["a"]
     tensor([[2., 3.]], dtype=torch.float64)
     """
-    _check_weights(weights)
     _check_grams(weights, grams)
     return {
         key: (w.double().abs().flatten(1) * grams[key].double().diagonal().clamp(min=0).sqrt()).view(w.shape)
@@ -78,7 +78,7 @@ def wanda(weights: Mapping[str, Tensor], grams: Mapping[str, Tensor]) -> Scores:
 
 
 def obs(weights: Mapping[str, Tensor], grams: Mapping[str, Tensor], damp: float = 0.01) -> Scores:
-    """w_ij² / [H⁻¹]_jj with H = XᵀX + damping, float64: optimal brain surgeon (Hassibi & Stork, 1993).
+    """w_ij² / [H⁻¹]_jj with H = XᵀX + damping, float64: optimal brain surgeon (Hassibi & Stork, 1992).
 
     What removing this one weight adds to the layer's squared error ‖XWᵀ − XW'ᵀ‖² after the best update of the
     others. An input that is always zero scores 0.
@@ -91,7 +91,6 @@ def obs(weights: Mapping[str, Tensor], grams: Mapping[str, Tensor], damp: float 
     Raises:
         ValueError: as `wanda`; `damp` is negative; H is singular.
     """
-    _check_weights(weights)
     _check_grams(weights, grams)
     out = {}
     for key, weight in weights.items():
@@ -102,7 +101,7 @@ def obs(weights: Mapping[str, Tensor], grams: Mapping[str, Tensor], damp: float 
 
 
 def gradient(weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> Scores:
-    """|w · ∂L/∂w|: the first-order change of the loss when the weight goes (Molchanov et al., 2017).
+    """|w · ∂L/∂w|: the first-order change of the loss when the weight goes (Molchanov et al., 2019).
 
     Args:
         weights: by key.
@@ -111,7 +110,7 @@ def gradient(weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> 
     Raises:
         ValueError: a gradient is missing, has another shape, or is not finite.
     """
-    _check_weights(weights)
+    check_weights(weights)
     for key, weight in weights.items():
         if key not in gradients or gradients[key].shape != weight.shape:
             found = tuple(gradients[key].shape) if key in gradients else "none"
@@ -154,26 +153,14 @@ def gradients(model: nn.Module, X: Tensor, y: Tensor, *, batch_size: int = 256) 
 
 def random(weights: Mapping[str, Tensor], seed: int) -> Scores:
     """Uniform numbers in [0, 1), float32: the control without which no other score says much."""
-    _check_weights(weights)
+    check_weights(weights)
     generator = torch.Generator().manual_seed(seed)
     return {key: torch.rand(w.shape, generator=generator).to(w.device) for key, w in weights.items()}
 
 
-def _check_weights(weights: Mapping[str, Tensor]) -> None:
-    if not weights:
-        raise ValueError("weights: expected at least one layer, got none")
-    for key, weight in weights.items():
-        if not weight.is_floating_point():
-            raise TypeError(f"weights[{key!r}]: expected a floating-point tensor, got {weight.dtype}")
-        if not weight.numel() or not torch.isfinite(torch.stack(weight.aminmax())).all():
-            raise ValueError(f"weights[{key!r}]: expected finite values, got none, NaN or infinity")
-
-
 def _check_grams(weights: Mapping[str, Tensor], grams: Mapping[str, Tensor]) -> None:
+    check_weights(weights)
     for key, weight in weights.items():
-        d = weight[0].numel()
-        if key not in grams or grams[key].shape != (d, d):
-            found = tuple(grams[key].shape) if key in grams else "none"
-            raise ValueError(f"grams[{key!r}]: expected shape {(d, d)}, got {found}")
-        if not torch.isfinite(grams[key]).all():
-            raise ValueError(f"grams[{key!r}]: expected finite values, got NaN or infinity")
+        if key not in grams:
+            raise ValueError(f"grams: expected the keys {list(weights)}, got none for {key!r}")
+        check_gram(grams[key], weight, f"grams[{key!r}]")

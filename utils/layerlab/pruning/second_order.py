@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from layerlab.activations import check_inputs, gram
+from layerlab.pruning._checks import check_gram, check_mask, check_sparsity, check_weights, shares_of
 from layerlab.pruning._select import keep_in_rows, keep_largest
-from layerlab.pruning.masks import check_sparsity, layers_of, make_permanent, shares_of
+from layerlab.pruning.masks import layers_of, make_permanent
 from layerlab.train import evaluating
 
 
@@ -64,7 +65,8 @@ def sparsegpt(
         sparsity: share to remove, in [0, 1); exactly `round(sparsity · n)` entries go.
         n_of_m: (n, m): keep n of every m consecutive inputs.
         damp: as in `inverse_hessian`.
-        block: columns that choose together.
+        block: columns that choose together. Where it spans a small layer, one choice is made before any
+            weight has moved; at high sparsity a smaller block is better.
 
     Returns:
         The new weight, in the type and shape of `weight`, and the mask.
@@ -73,8 +75,8 @@ def sparsegpt(
         ValueError: not exactly one way to choose; a value out of range; shapes differ; values are not finite;
             a mask, or `sparsity`, that leaves nothing; a singular Hessian.
     """
-    W, d = _rows(weight, gram)
-    total = W.numel()
+    W = _rows(weight, gram)
+    total, d = W.numel(), W.shape[1]
     if sum(choice is not None for choice in (mask, sparsity, n_of_m)) != 1:
         raise ValueError("mask, sparsity, n_of_m: expected exactly one of them")
     if block < 1:
@@ -128,7 +130,7 @@ def reconstruct(weight: Tensor, gram: Tensor, mask: Tensor) -> Tensor:
     Raises:
         ValueError: shapes differ, the mask is not bool or keeps nothing, or values are not finite.
     """
-    W, _ = _rows(weight, gram)
+    W = _rows(weight, gram)
     keep, H = _flat_mask(mask, weight), gram.double()
     alive = H.diagonal() > 0
     for row, kept in zip(W, keep, strict=True):
@@ -228,22 +230,15 @@ def prune_model(
     return model.state_dict(), {key: masks[key] for key in layers}
 
 
-def _rows(weight: Tensor, gram: Tensor) -> tuple[Tensor, int]:
-    if weight.ndim < 2 or not weight.numel() or not torch.isfinite(weight).all():
-        raise ValueError(f"weight: expected finite values, shape (out, in, …), got {tuple(weight.shape)}")
-    d = weight[0].numel()
-    if gram.shape != (d, d):
-        raise ValueError(f"gram: expected shape {(d, d)}, got {tuple(gram.shape)}")
-    if not torch.isfinite(gram).all():
-        raise ValueError("gram: expected finite values, got NaN or infinity")
-    return weight.detach().double().flatten(1).clone(), d
+def _rows(weight: Tensor, gram: Tensor) -> Tensor:
+    """A copy of the weight, one row per unit, float64, after checks."""
+    check_weights({"weight": weight})
+    check_gram(gram, weight)
+    return weight.detach().double().flatten(1).clone()
 
 
 def _flat_mask(mask: Tensor, weight: Tensor) -> Tensor:
-    if mask.dtype != torch.bool or mask.shape != weight.shape:
-        raise ValueError(
-            f"mask: expected bool and shape {tuple(weight.shape)}, got {mask.dtype} and {tuple(mask.shape)}"
-        )
+    check_mask(mask, weight)
     if not mask.any():
         raise ValueError("mask: expected at least one weight that stays, got none")
     return mask.flatten(1)
