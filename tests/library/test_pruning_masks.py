@@ -10,6 +10,7 @@ from torch import nn
 
 from layerlab.activations import gram
 from layerlab.models import MLP, ConvNet, TinyViT, seeded
+from layerlab.pruning import _select
 from layerlab.pruning import masks as M
 from layerlab.pruning.scores import magnitude, random
 from layerlab.train import evaluate, fit, fit_many
@@ -80,7 +81,31 @@ def test_one_threshold_is_its_definition_with_ties(layers, share):
     assert [x for mask in masks.values() for x in mask.flatten().tolist()] == expected
 
 
-@pytest.mark.parametrize("kind", ["normal", "zeros", "coarse", "sorted", "infinite", "tiny and huge"])
+@settings(deadline=None)
+@given(st.lists(entries, min_size=1, max_size=4), shares, st.integers(1, 5))
+def test_a_sample_that_misleads_costs_time_alone(layers, share, size):
+    scores = {str(i): torch.tensor([values]) for i, values in enumerate(layers)}
+    expected = M.unstructured(scores, share, per="model", allow_empty=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_select, "_SAMPLE", size)
+        found = M.unstructured(scores, share, per="model", allow_empty=True)
+    assert all(torch.equal(found[key], expected[key]) for key in scores)
+
+
+@pytest.mark.parametrize("infinite", [0, 5])
+def test_every_count_where_the_sample_sees_one_half(infinite, monkeypatch):
+    monkeypatch.setattr(_select, "_SAMPLE", 20)  # every second entry
+    for sign in (1.0, -1.0):
+        x = torch.stack([torch.arange(20.0) + 20, torch.arange(20.0)], 1) * sign
+        x.view(-1)[1 : 2 * infinite : 2] = torch.inf
+        for keep in range(41):
+            (mask,) = _select.keep_largest([x], keep)
+            assert mask.flatten().tolist() == by_hand(x.flatten().tolist(), keep)
+
+
+@pytest.mark.parametrize(
+    "kind", ["normal", "zeros", "coarse", "sorted", "infinite", "tiny and huge", "periodic"]
+)
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.9, 0.99999])
 def test_many_entries_are_counted_exactly(kind, share):
     x = torch.randn(700, 900, generator=torch.Generator().manual_seed(0)).abs()
@@ -90,6 +115,7 @@ def test_many_entries_are_counted_exactly(kind, share):
         "coarse": (4 * x).round(),
         "sorted": x.flatten().sort().values.view_as(x),
         "infinite": torch.where(x > 1, torch.inf, -torch.inf),
+        "periodic": torch.where(torch.arange(630_000).view_as(x) % 6 == 0, x + 9, x),  # as is the sample
         "tiny and huge": torch.cat([x[:1] * 1e30, x[1:] * 1e-30]),
     }[kind]
     scores = {"a": x[:300].contiguous(), "b": x[300:]}

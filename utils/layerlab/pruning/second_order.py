@@ -134,7 +134,7 @@ def reconstruct(weight: Tensor, gram: Tensor, mask: Tensor) -> Tensor:
     keep, H = _flat_mask(mask, weight), gram.double()
     alive = H.diagonal() > 0
     for row, kept in zip(W, keep, strict=True):
-        s, r = (kept & alive).nonzero().flatten(), (~kept & alive).nonzero().flatten()
+        s, r = (kept & alive).nonzero().flatten(), (~kept).nonzero().flatten()
         if len(s) and len(r):
             row[s] += _solve(H[s][:, s], H[s][:, r] @ row[r])
         row[~kept] = 0
