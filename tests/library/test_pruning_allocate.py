@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -105,8 +105,10 @@ def test_importance_orders_the_layers():
 
 
 @settings(deadline=None, max_examples=200)
+@example([(0.0, 1), (2.3e-308, 7)], 0.5, 1.0)
+@example([(1e308, 9), (1e308, 7)], 0.5, 1.0)
 @given(
-    st.lists(st.tuples(st.floats(0, 1e6), st.integers(1, 2000)), min_size=1, max_size=6),
+    st.lists(st.tuples(st.floats(0, allow_infinity=False), st.integers(1, 2000)), min_size=1, max_size=6),
     st.floats(0, 0.99),
     st.floats(0, 1),
 )

@@ -415,7 +415,14 @@ def test_bad_patterns_name_what_was_wrong(n, m, match):
 
 
 @pytest.mark.parametrize(
-    ("keep", "match"), [({"c": [0]}, "'c'"), ({"a": []}, "'a'"), ({"a": [2]}, "2"), ({"a": [-1]}, "-1")]
+    ("keep", "match"),
+    [
+        ({"c": [0]}, "'c'"),
+        ({"a": []}, "'a'"),
+        ({"a": [2]}, "2"),
+        ({"a": [-1]}, "-1"),
+        ({"a": [True, False]}, "True"),
+    ],
 )
 def test_bad_channels_name_what_was_wrong(keep, match):
     with pytest.raises(ValueError, match=match):

@@ -102,10 +102,11 @@ def _fill(
     while True:
         rest = total - sum(most[k] if k in full else least[k] for k in out)
         free = {k: parts[k] for k in out if k not in full}
-        if free and not sum(free.values()):
+        if not any(free.values()):
             free = {k: most[k] - least[k] for k in free}  # nothing tells them apart: in proportion to size
-        scale = rest / sum(free.values()) if free and sum(free.values()) else 0.0
-        out = {k: least[k] + scale * free[k] if k in free else float(most[k]) for k in out}
+        largest = max(free.values(), default=0.0) or 1.0  # the sum of ratios neither overflows nor vanishes
+        whole = sum(value / largest for value in free.values()) or 1.0
+        out = {k: least[k] + rest * (free[k] / largest / whole) if k in free else float(most[k]) for k in out}
         over = {k for k in free if out[k] > most[k]}
         if not over:
             return out

@@ -166,12 +166,13 @@ def channels(weights: Mapping[str, Tensor], keep: Mapping[str, Sequence[int] | T
     for key, units in keep.items():
         if key not in weights:
             raise ValueError(f"keep: expected keys among {list(weights)}, got {key!r}")
-        units, count = torch.as_tensor(units, dtype=torch.int64), len(weights[key])
-        if not units.numel() or units.min() < 0 or units.max() >= count:
+        units, count = torch.as_tensor(units), len(weights[key])
+        whole = not units.is_floating_point() and units.dtype != torch.bool
+        if not whole or not units.numel() or units.min() < 0 or units.max() >= count:
             raise ValueError(
                 f"keep[{key!r}]: expected indices in [0, {count}), at least one, got {units.tolist()}"
             )
-        masks[key].zero_()[units] = True
+        masks[key].zero_()[units.long()] = True
     return masks
 
 
@@ -228,7 +229,7 @@ def make_permanent(model: nn.Module) -> nn.Module:
 
     The state dict has the keys that it had before `apply`. An optimizer may move the zeros from here on.
     """
-    for module in model.modules():
+    for module in list(model.modules()):
         if not _is_masked(module):
             continue
         # Not `remove_parametrizations`: it takes the attribute off a class that deep copies share.
