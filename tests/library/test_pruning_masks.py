@@ -143,6 +143,20 @@ def test_types_do_not_change_the_count(dtype):
             assert sum(int((~m).sum()) for m in masks.values()) == round(0.6 * 220)
 
 
+@pytest.mark.parametrize("per", ["layer", "row", "model"])
+def test_the_order_in_memory_does_not_matter(per):
+    score = torch.randint(4, (6, 5, 3, 3), generator=torch.Generator().manual_seed(0)).float()
+    (expected,) = M.unstructured({"a": score}, 0.55, per=per).values()
+    (found,) = M.unstructured({"a": score.to(memory_format=torch.channels_last)}, 0.55, per=per).values()
+    assert torch.equal(found, expected)
+    last = M.n_of_m({"a": score.to(memory_format=torch.channels_last)}, 2, 5)["a"]
+    assert torch.equal(last, M.n_of_m({"a": score}, 2, 5)["a"])
+    model = seeded(MAKES["convnet"], 0)
+    expected = M.unstructured(magnitude(M.prunable(model)), 0.5, per=per)
+    M.apply(model.to(memory_format=torch.channels_last), expected)
+    assert all(torch.equal(weight != 0, expected[key]) for key, weight in M.prunable(model).items())
+
+
 def test_layers_may_differ_and_say_so():
     scores = {"a": torch.rand(10, 10), "b": torch.rand(10, 10)}
     masks = M.unstructured(scores, {"a": 0.3, "b": 0.9})

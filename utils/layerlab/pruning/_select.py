@@ -22,7 +22,7 @@ def keep_largest(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
     for score in scores:
         dtype = torch.promote_types(dtype, score.dtype)
     threshold = _kth_smallest([s.to(dtype).flatten() for s in scores], total - keep + 1)
-    masks = [s.to(dtype) > threshold.to(s.device) for s in scores]
+    masks = [(s.to(dtype) > threshold.to(s.device)).contiguous() for s in scores]
     missing = keep - sum(int(m.sum()) for m in masks)
     for score, mask in zip(scores, masks, strict=True):
         ties = (score.to(dtype) == threshold.to(score.device)).flatten().nonzero().flatten()[:missing]
