@@ -32,6 +32,11 @@ def names_of(model: nn.Module) -> dict[str, list[str]]:
     return {found[0]: found for found in names.values()}
 
 
+def _plain(name: str) -> str:
+    """The name that a parameter had before it was parametrized, as by a mask."""
+    return name.replace("parametrizations.", "").removesuffix(".original")
+
+
 def _rows(module: nn.Module, x: Tensor) -> Tensor:
     """What the weight of a layer is multiplied with: one row per example, token or position, float64."""
     if isinstance(module, nn.Linear):
@@ -79,7 +84,7 @@ def gram(
     if state is not None:
         check_state(model, state)
     found: dict[str, Tensor] = {}
-    names = names_of(model)
+    names = {_plain(name): [_plain(a) for a in aliases] for name, aliases in names_of(model).items()}
     first = {alias: name for name, aliases in names.items() for alias in aliases}
 
     def hook(key: str) -> Callable:
