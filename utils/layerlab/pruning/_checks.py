@@ -43,27 +43,39 @@ def check_scores(scores: Mapping[str, Tensor]) -> None:
 
 
 def check_weights(weights: Mapping[str, Tensor]) -> None:
-    """Raise unless there are weights, (out, in, …), floating point, finite."""
+    """Raise unless there are weights, each as `check_weight` wants it."""
     if not weights:
         raise ValueError("weights: expected at least one layer, got none")
     for key, weight in weights.items():
-        if not weight.is_floating_point():
-            raise TypeError(f"weights[{key!r}]: expected a floating-point tensor, got {weight.dtype}")
-        if not weight.numel() or weight.ndim < 2:
-            raise ValueError(
-                f"weights[{key!r}]: expected shape (out, in, …), not empty, got {tuple(weight.shape)}"
-            )
-        if not torch.isfinite(torch.stack(weight.detach().aminmax())).all():
-            raise ValueError(f"weights[{key!r}]: expected finite values, got NaN or infinity")
+        check_weight(weight, f"weights[{key!r}]")
 
 
-def check_gram(gram: Tensor, weight: Tensor, name: str = "gram") -> None:
-    """Raise ValueError unless `gram` is a finite (d, d), d the number of inputs of a unit of `weight`."""
-    d = weight[0].numel()
-    if gram.shape != (d, d):
-        raise ValueError(f"{name}: expected shape {(d, d)}, got {tuple(gram.shape)}")
+def check_weight(weight: Tensor, name: str = "weight") -> None:
+    """Raise unless the weight is (out, in, …), floating point, finite."""
+    if not weight.is_floating_point():
+        raise TypeError(f"{name}: expected a floating-point tensor, got {weight.dtype}")
+    if not weight.numel() or weight.ndim < 2:
+        raise ValueError(f"{name}: expected shape (out, in, …), not empty, got {tuple(weight.shape)}")
+    if not torch.isfinite(torch.stack(weight.detach().aminmax())).all():
+        raise ValueError(f"{name}: expected finite values, got NaN or infinity")
+
+
+def check_gram(gram: Tensor, size: int, name: str = "gram") -> Tensor:
+    """The Gram matrix in float64; raise ValueError unless it is finite and has the shape (size, size)."""
+    if gram.shape != (size, size):
+        raise ValueError(f"{name}: expected shape {(size, size)}, got {tuple(gram.shape)}")
     if not torch.isfinite(gram).all():
         raise ValueError(f"{name}: expected finite values, got NaN or infinity")
+    return gram.detach().double()
+
+
+def check_rank(weight: Tensor, rank: int) -> Tensor:
+    """The weight as a float64 matrix, a row per unit; raise unless 1 ≤ rank ≤ min(rows, columns)."""
+    check_weight(weight)
+    matrix = weight.detach().double().flatten(1)
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= min(matrix.shape):
+        raise ValueError(f"rank: expected an integer in 1..{min(matrix.shape)}, got {rank!r}")
+    return matrix
 
 
 def check_mask(mask: Tensor, weight: Tensor, name: str = "mask") -> None:

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from layerlab.pruning._matrices import check_rank
+from layerlab.pruning._checks import check_rank
 
 
 def pursue(D: Tensor, W: Tensor, nonzeros: int) -> Tensor:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from layerlab.pruning._matrices import check_gram
+from layerlab.pruning._checks import check_gram
 
 
 def _prepare(weight: Tensor, gram: Tensor, channels: int | None) -> tuple[Tensor, Tensor, int, int]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from layerlab.pruning._matrices import check_gram, check_rank
+from layerlab.pruning._checks import check_gram, check_rank
 from layerlab.pruning.utilized import project as project
 from layerlab.pruning.utilized import subspace as subspace
 from layerlab.pruning.utilized import utilized_rank as utilized_rank

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from layerlab.pruning._matrices import check_rank
+from layerlab.pruning._checks import check_rank
 from layerlab.pruning.low_rank import rank_for, stored
 
 

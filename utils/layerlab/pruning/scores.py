@@ -163,4 +163,4 @@ def _check_grams(weights: Mapping[str, Tensor], grams: Mapping[str, Tensor]) -> 
     for key, weight in weights.items():
         if key not in grams:
             raise ValueError(f"grams: expected the keys {list(weights)}, got none for {key!r}")
-        check_gram(grams[key], weight, f"grams[{key!r}]")
+        check_gram(grams[key], weight[0].numel(), f"grams[{key!r}]")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from layerlab.activations import check_inputs, gram
-from layerlab.pruning._checks import check_gram, check_mask, check_sparsity, check_weights, shares_of
+from layerlab.pruning._checks import check_gram, check_mask, check_sparsity, check_weight, shares_of
 from layerlab.pruning._select import keep_in_rows, keep_largest
 from layerlab.pruning.masks import layers_of, make_permanent
 from layerlab.train import evaluating
@@ -232,8 +232,8 @@ def prune_model(
 
 def _rows(weight: Tensor, gram: Tensor) -> Tensor:
     """A copy of the weight, one row per unit, float64, after checks."""
-    check_weights({"weight": weight})
-    check_gram(gram, weight)
+    check_weight(weight)
+    check_gram(gram, weight[0].numel())
     return weight.detach().double().flatten(1).clone()
 
 

@@ -11,7 +11,7 @@ Chapter: `chapters/pruning/03_low_rank.ipynb`.
 import torch
 from torch import Tensor
 
-from layerlab.pruning._matrices import check_gram, check_rank
+from layerlab.pruning._checks import check_gram, check_rank
 
 
 def subspace(gram: Tensor, *, energy: float = 0.999) -> Tensor:
