@@ -5,8 +5,8 @@ the residual stream) is what `layerlab.symmetry.permutation_spec` reads off the 
 be permuted together are units that have to be removed together.
 
 Chapter: `chapters/pruning/02_is_it_the_weights.ipynb`. The criterion by norm is that of Li et al. (2017,
-section 3.1, "Pruning filters for efficient ConvNets"); the bookkeeping is what Fang et al. (2023, "DepGraph")
-call dependency groups.
+"Pruning filters for efficient ConvNets"); the bookkeeping is the structural coupling that Fang et al. (2023,
+"DepGraph") model.
 """
 
 import copy
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from layerlab.symmetry import PermutationSpec, State, permutation_spec
+from layerlab.symmetry import PermutationSpec, State, check_spec, permutation_spec
 from layerlab.train import evaluating
 
 Keep = Mapping[str, Sequence[int] | Tensor]
@@ -30,7 +30,7 @@ def writers(spec: PermutationSpec, group: str, weights: Mapping[str, Tensor]) ->
     >>> writers(permutation_spec(model, torch.zeros(1, 4)), "layers.0", model.state_dict())
     ['layers.0.weight']
     """
-    return [k for k, axis in spec[group].axes if axis == 0 and k in weights and weights[k].ndim > 1]
+    return [k for k, axis in spec[group].axes if axis == 0 and _is_linear_map(k, weights)]
 
 
 def readers(spec: PermutationSpec, group: str, weights: Mapping[str, Tensor]) -> list[str]:
@@ -41,7 +41,15 @@ def readers(spec: PermutationSpec, group: str, weights: Mapping[str, Tensor]) ->
     >>> readers(permutation_spec(model, torch.zeros(1, 4)), "layers.0", model.state_dict())
     ['head.weight']
     """
-    return [k for k, axis in spec[group].axes if axis == 1 and k in weights and weights[k].ndim in (2, 4)]
+    return [k for k, axis in spec[group].axes if axis == 1 and _is_linear_map(k, weights)]
+
+
+def _is_linear_map(key: str, weights: Mapping[str, Tensor]) -> bool:
+    """Whether a key is the weight of a linear map or a convolution, not of a norm or a position."""
+    prefix, _, last = key.rpartition(".")
+    bias = weights.get(f"{prefix}.bias" if prefix else "bias")
+    found = last == "weight" and key in weights and weights[key].ndim > 1
+    return found and not (bias is not None and bias.shape == weights[key].shape)  # a norm over two axes
 
 
 def channel_scores(
@@ -150,8 +158,9 @@ def select(state: Mapping[str, Tensor], spec: PermutationSpec, keep: Keep) -> St
     """The state dict of the smaller network: along each axis of a group only the kept units' entries.
 
     Raises:
-        ValueError, TypeError: as `check_keep`.
+        ValueError, TypeError: as `check_keep`; a spec that does not fit.
     """
+    check_spec(spec, state)
     new = {key: value.detach().clone() for key, value in state.items()}
     for name, index in check_keep(keep, spec).items():
         for key, axis in spec[name].axes:
@@ -176,8 +185,7 @@ def resize(model: nn.Module, state: Mapping[str, Tensor], example: Tensor) -> nn
         ValueError: other keys; masks still applied; or the smaller module does not run, or not to an output
             of the same shape.
     """
-    if any(parametrize.is_parametrized(module) for module in model.modules()):
-        raise ValueError("model: expected plain weights, got masked ones; call masks.make_permanent first")
+    _check_plain(model)
     if state.keys() != model.state_dict().keys():
         raise ValueError(f"state: expected the model's keys, got {sorted(state)}")
     small = copy.deepcopy(model)
@@ -210,6 +218,11 @@ def resize(model: nn.Module, state: Mapping[str, Tensor], example: Tensor) -> nn
     return small
 
 
+def _check_plain(model: nn.Module) -> None:
+    if any(parametrize.is_parametrized(module) for module in model.modules()):
+        raise ValueError("model: expected plain weights, got masked ones; call masks.make_permanent first")
+
+
 def _note_sizes(module: nn.Module) -> None:
     """Set the sizes that a module notes beside its weights."""
     weight = getattr(module, "weight", None)
@@ -231,7 +244,9 @@ def _note_sizes(module: nn.Module) -> None:
         module.heads = len(module.q.weight) // module.head_dim
 
 
-def remove(model: nn.Module, keep: Keep, example: Tensor) -> nn.Module:
+def remove(
+    model: nn.Module, keep: Keep, example: Tensor, *, spec: PermutationSpec | None = None
+) -> nn.Module:
     """A smaller dense module without the units that are not kept.
 
     Where no norm mixes channels, the result computes in evaluation mode what `zero` computes with the units
@@ -242,6 +257,7 @@ def remove(model: nn.Module, keep: Keep, example: Tensor) -> nn.Module:
         model: a module that `permutation_spec` can read; not modified.
         keep: by group, the units that stay, in the order in which they shall lie.
         example: an input (N, …); the result is run on it before it is returned.
+        spec: the groups, where they are known already; read off the module by default.
 
     Raises:
         ValueError: an unknown group, no unit left, an index out of range or twice, masks still applied, a
@@ -252,22 +268,23 @@ def remove(model: nn.Module, keep: Keep, example: Tensor) -> nn.Module:
     >>> remove(MLP(4, [3], 2), {"layers.0": [0, 2]}, torch.zeros(1, 4)).layers[0]
     Linear(in_features=4, out_features=2, bias=True)
     """
-    spec = permutation_spec(model, example)
-    state = model.state_dict()
-    small = select(state, spec, keep)
+    _check_plain(model)
+    spec = permutation_spec(model, example) if spec is None else spec
+    small = select(model.state_dict(), spec, keep)
     try:
         return resize(model, small, example)
     except ValueError as error:
         raise ValueError(f"keep: the groups {sorted(keep)} cannot be shrunk: {error}") from error
 
 
-def zero(model: nn.Module, keep: Keep, example: Tensor) -> nn.Module:
+def zero(model: nn.Module, keep: Keep, example: Tensor, *, spec: PermutationSpec | None = None) -> nn.Module:
     """A copy whose readers ignore the units that are not kept: the same size, the same time.
 
     Args:
         model: a module that `permutation_spec` can read; not modified.
         keep: by group, the units that stay.
         example: an input (N, …).
+        spec: as in `remove`.
 
     Raises:
         ValueError, TypeError: as `remove`.
@@ -276,7 +293,8 @@ def zero(model: nn.Module, keep: Keep, example: Tensor) -> nn.Module:
     >>> zero(MLP(4, [3], 2), {"layers.0": [0, 2]}, torch.zeros(1, 4)).head.weight[:, 1].tolist()
     [0.0, 0.0]
     """
-    spec = permutation_spec(model, example)
+    _check_plain(model)
+    spec = permutation_spec(model, example) if spec is None else spec
     masked = copy.deepcopy(model)
     state = masked.state_dict()
     for name, index in check_keep(keep, spec).items():

@@ -78,21 +78,30 @@ def multiply_adds(model: nn.Module, example: Tensor, *, sparse: bool = False) ->
     """
     if len(example) == 0:
         raise ValueError("example: expected at least one input, got none")
-    counter = FlopCounterMode(display=False)
-    # the fused kernels of attention are not counted on a CPU
-    with evaluating(model), sdpa_kernel(SDPBackend.MATH), counter:
-        model(example[:1])
+    counter, fast = FlopCounterMode(display=False), torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # fused kernels are not counted on a CPU
+    try:
+        with evaluating(model), sdpa_kernel(SDPBackend.MATH), counter:
+            model(example[:1])
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     root = type(model).__name__
     totals = {
         "" if name == root else name.removeprefix(f"{root}."): sum(found.values())
         for name, found in counter.get_flop_counts().items()
         if name != "Global"
     }
+    below = dict.fromkeys(totals, 0)
+    for name, total in totals.items():
+        while name:  # to the nearest module around it that was called; a ModuleList is not
+            name = name.rpartition(".")[0]
+            if name in below:
+                below[name] += total
+                break
     modules = dict(model.named_modules())
     counts = {}
     for name in (name for name in modules if name in totals):
-        below = [n for n in totals if n != name and n.rpartition(".")[0] == name]
-        own = (totals[name] - sum(totals[n] for n in below)) // 2
+        own = (totals[name] - below[name]) // 2
         if own:
             module = modules[name]
             if sparse and isinstance(module, (nn.Linear, nn.Conv2d)):

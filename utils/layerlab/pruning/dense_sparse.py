@@ -4,8 +4,8 @@ Truncated SVD lets every input mix the same r directions. With s of r directions
 it, the same number of values spans more (Chand et al., 2023, "DSFormer"). What has to be stored besides is
 which s: index bits.
 
-Chapter: `chapters/pruning/03_low_rank.ipynb`. The codes are found by orthogonal matching pursuit (Pati et
-al., 1993), the dictionary by least squares (the method of optimal directions, Engan et al., 1999).
+Chapter: `chapters/pruning/03_low_rank.ipynb`. The codes are found by orthogonal matching pursuit, the
+dictionary by least squares (the method of optimal directions).
 """
 
 import math
@@ -37,23 +37,24 @@ def pursue(D: Tensor, W: Tensor, nonzeros: int) -> Tensor:
     tensor([[ 0.,  5., -2.]])
     """
     out, r = D.shape
-    if len(W) != out:
-        raise ValueError(f"W: expected {out} rows, as D has, got {len(W)}")
+    if W.ndim != 2 or len(W) != out:
+        raise ValueError(f"W: expected {out} rows, as D has, got shape {tuple(W.shape)}")
     if not 1 <= nonzeros <= min(out, r):
         raise ValueError(f"nonzeros: expected an integer in 1..{min(out, r)}, got {nonzeros}")
     norms = D.norm(dim=0)
-    atoms = D / norms.where(norms > 0, 1.0)
-    columns = W.T  # (in, out)
-    residual, chosen = columns, torch.zeros(len(columns), 0, dtype=torch.long)
+    norms = norms.where(norms > 0, 1.0)
+    atoms = (D / norms).double()
+    products, alike = W.double().T @ atoms, atoms.T @ atoms  # (in, r), (r, r)
+    alike += 1e-12 * torch.eye(r, dtype=alike.dtype)  # two equal atoms must not stop the solver
+    fit, chosen = products, torch.zeros(len(products), 0, dtype=torch.long)
     for _ in range(nonzeros):
-        fit = (residual @ atoms).abs()
-        fit = fit.scatter(1, chosen, -1.0)  # an atom is taken once
-        chosen = torch.cat([chosen, fit.argmax(1, keepdim=True)], 1)
-        support = atoms.T[chosen].transpose(1, 2)  # (in, out, taken)
-        codes = torch.linalg.lstsq(support, columns[:, :, None], driver="gelsd").solution
-        residual = columns - (support @ codes).squeeze(2)
-    S = torch.zeros(len(columns), r, dtype=W.dtype).scatter(1, chosen, codes.squeeze(2))
-    return (S / norms.where(norms > 0, 1.0)).T
+        free = fit.abs().scatter(1, chosen, -1.0)  # an atom is taken once
+        chosen = torch.cat([chosen, free.argmax(1, keepdim=True)], 1)
+        support = alike[chosen[:, :, None], chosen[:, None, :]]  # (in, taken, taken)
+        codes = torch.linalg.solve(support, products.gather(1, chosen))
+        S = torch.zeros_like(products).scatter(1, chosen, codes)
+        fit = products - S @ alike
+    return (S.to(W.dtype) / norms).T
 
 
 def dense_sparse(

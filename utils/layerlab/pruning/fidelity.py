@@ -95,16 +95,19 @@ def singleton_scores(weight: Tensor, gram: Tensor, *, channels: int | None = Non
     tensor([0.9000, 0.1000], dtype=torch.float64)
     """
     W, G, n, block = _prepare(weight, gram, channels)
-    return _gains(W @ G, G, range(n), block) / _energy(W, G)
+    return _gains(W @ G, G, n, block) / _energy(W, G)
 
 
-def _gains(M: Tensor, G: Tensor, which: Sequence[int], block: int) -> Tensor:
+def _blocks(G: Tensor, n: int, block: int) -> Tensor:
+    """The blocks on the diagonal, (n, block, block)."""
+    return G.view(n, block, n, block).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+
+
+def _gains(M: Tensor, G: Tensor, n: int, block: int) -> Tensor:
     """tr(M_c G_cc⁺ M_cᵀ) for each channel c: what of the output it alone explains."""
-    gains = []
-    for c in which:
-        own = slice(c * block, (c + 1) * block)
-        gains.append((M[:, own] @ torch.linalg.pinv(G[own, own], hermitian=True) * M[:, own]).sum())
-    return torch.stack(gains)
+    M = M.view(-1, n, block)
+    inverse = torch.linalg.pinv(_blocks(G, n, block), hermitian=True)
+    return torch.einsum("onb,nbc,onc->n", M, inverse, M)
 
 
 def select(
@@ -145,11 +148,13 @@ def select(
 
 def _forward(W: Tensor, G: Tensor, size: int, n: int, block: int) -> Tensor:
     """Each step works on what the chosen channels leave: the Schur complement R of the Gram matrix."""
-    R, left, chosen = G.clone(), list(range(n)), []
+    R, chosen = G.clone(), []
     tiny = G.diagonal().max() * len(G) * 1e-12  # what is left of a channel that others explain is rounding
     for _ in range(size):
         usable = R.where(R.diagonal()[:, None] > tiny, 0.0).where(R.diagonal() > tiny, 0.0)
-        best = left.pop(int(_gains(W @ usable, usable, left, block).argmax()))
+        gains = _gains(W @ usable, usable, n, block)
+        gains[chosen] = -1.0
+        best = int(gains.argmax())
         chosen.append(best)
         own = slice(best * block, (best + 1) * block)
         inverse = torch.linalg.pinv(usable[own, own], hermitian=True)
@@ -164,15 +169,15 @@ def _backward(W: Tensor, G: Tensor, size: int, n: int, block: int) -> Tensor:
     """
     damp = G.diagonal().mean() * 1e-9  # a singular Gram matrix has no inverse
     H = torch.linalg.inv(G + damp * torch.eye(len(G), dtype=G.dtype))
-    W, left = W.clone(), list(range(n))
+    W, left = W.clone(), torch.ones(n, dtype=torch.bool)
     for _ in range(n - size):
-        losses = []
-        for c in left:
-            own = slice(c * block, (c + 1) * block)
-            losses.append((torch.linalg.solve(H[own, own], W[:, own].T).T * W[:, own]).sum())
-        worst = left.pop(int(torch.stack(losses).argmin()))
+        columns = W.view(-1, n, block)[:, left]  # (out, left, block)
+        blocks = _blocks(H, n, block)[left]
+        losses = torch.einsum("onb,nbo->n", columns, torch.linalg.solve(blocks, columns.permute(1, 2, 0)))
+        worst = int(left.nonzero()[losses.argmin()])
+        left[worst] = False
         own = slice(worst * block, (worst + 1) * block)
         step = torch.linalg.solve(H[own, own], H[own])  # (block, d)
         W = W - W[:, own] @ step
         H = H - H[:, own] @ step
-    return torch.tensor(left)
+    return left.nonzero().flatten()

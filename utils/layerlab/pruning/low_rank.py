@@ -1,8 +1,8 @@
 """Weights as products of two thin matrices: the best by weights, the best by what the layer does to its data.
 
-The truncated SVD is the best rank-r approximation of a matrix (Eckart and Young, 1936; Mirsky, 1960). What
-matters to a layer is not its matrix but XWᵀ: with the Gram matrix G = XᵀX of its inputs, the squared change
-is tr((W − AB) G (W − AB)ᵀ), and the best A and B follow from the SVD of W G^½.
+The truncated SVD is the best rank-r approximation of a matrix (Eckart–Young–Mirsky). What matters to a
+layer is not its matrix but XWᵀ: with the Gram matrix G = XᵀX of its inputs, the squared change is
+tr((W − AB) G (W − AB)ᵀ), and the best A and B follow from the SVD of W G^½.
 
 Chapter: `chapters/pruning/03_low_rank.ipynb`.
 """

@@ -2,8 +2,8 @@
 
 Two hidden units with equal incoming weights answer alike to every input, so one that is read by the sum of
 both weights does their work. Iterative feature merging takes the most similar pair, merges it, and goes on
-(Chen et al., "Going beyond neural network feature similarity: the network feature complexity and its
-interpretation using category theory", 2024). It needs no data.
+(Chen, Zhou and Yan, "Going beyond neural network feature similarity: the network feature complexity and its
+interpretation using category theory", 2023). It needs no data.
 
 Chapter: `chapters/pruning/02_is_it_the_weights.ipynb`.
 """

@@ -45,7 +45,7 @@ def relative_error(values: Tensor | Sequence[Tensor], rank: int, *, norm: float 
     """Bound on the relative spectral error of a layer whose slices have rank r: √k · max σᵢ,ᵣ₊₁ / σ₁(W).
 
     For one slice it is the error itself (Eckart–Young). For k slices it is a bound, since the errors of the
-    slices stand side by side: ‖[E₁ … Eₖ]‖² ≤ Σ‖Eᵢ‖² (ALDS, theorem 1).
+    slices stand side by side: ‖[E₁ … Eₖ]‖² ≤ Σ‖Eᵢ‖². The authors' code leaves √k out.
 
     Args:
         values: singular values of the weight, falling; or of each of its slices.
@@ -81,6 +81,8 @@ def options(weight: Tensor, slices: Sequence[int] = (1, 2, 4)) -> list[Option]:
     """
     found = [Option(weight.numel(), 0.0, None)]
     norm = singular_values(weight)[0][0].item()
+    if not norm > 0:
+        raise ValueError("expected some value that is not zero, got only zeros")
     for k in slices:
         if weight.shape[1] % k == 0:
             values = singular_values(weight, k)
@@ -157,31 +159,41 @@ def alds(
     {'steep': (1, 1)}
     """
     budget = _budget(weights, share)
-    chosen = minimax({key: options(weight, slices) for key, weight in weights.items()}, budget)
+    fronts = {}
+    for key, weight in weights.items():
+        try:
+            fronts[key] = options(weight, slices)
+        except ValueError as error:
+            raise ValueError(f"weights[{key!r}]: {error}") from error
+    chosen = minimax(fronts, budget)
     return {key: option.choice for key, option in chosen.items() if option.choice is not None}
 
 
 def uniform_ranks(weights: Mapping[str, Tensor], share: float) -> dict[str, int]:
-    """The same share of its numbers for every layer, rounded down to whole ranks.
+    """The same share of its numbers for every layer, rounded down to whole ranks, but at least rank 1.
+
+    Where rank 1 is more than a small layer's share, all others get as much less as keeps the total.
 
     Raises:
-        ValueError: a share outside (0, 1], or too small for rank 1 of a layer.
+        ValueError: a share outside (0, 1], or too small for rank 1 of every layer.
 
     >>> uniform_ranks({"a": torch.ones(10, 20), "b": torch.ones(8, 8)}, 0.5)
     {'a': 3, 'b': 2}
     """
-    _budget(weights, share)
-    ranks = {}
-    for key, weight in weights.items():
-        try:
-            ranks[key] = rank_for(tuple(weight.shape), share)
-        except ValueError as error:
-            raise ValueError(f"weights[{key!r}]: {error}") from error
-    return ranks
+    budget = _budget(weights, share)
+    shapes = {key: tuple(weight.shape) for key, weight in weights.items()}
+    steps = {key: stored(shape, 1) / weights[key].numel() for key, shape in shapes.items()}
+    levels = {r * step for step in steps.values() for r in range(1, int(share / step) + 1)} | {share}
+    for level in sorted((s for s in levels if s <= share), reverse=True):
+        ranks = {k: rank_for(s, level) if steps[k] <= level else 1 for k, s in shapes.items()}
+        if sum(stored(shapes[key], rank) for key, rank in ranks.items()) <= budget:
+            return ranks
+    least = sum(stored(shape, 1) for shape in shapes.values())
+    raise ValueError(f"share: expected room for rank 1 of every layer, {least} numbers, got {budget:.0f}")
 
 
 def energy_ranks(weights: Mapping[str, Tensor], share: float) -> dict[str, int]:
-    """The same share of energy (squared singular values) for every layer: the largest that a budget allows.
+    """Ranks by energy: the largest share of squared singular values that a layer loses is made least.
 
     Returns:
         Rank by key; layers that are best left dense are missing.

@@ -2,8 +2,8 @@
 
 A weight can be of full rank and yet meet only a few directions: those in which its inputs vary. Projecting it
 onto these (and onto those in which its outputs vary) leaves what the layer does to its data as it was, and
-shows the rank that is in use (Garg et al., "Revealing the utilized rank of subspaces of learning in neural
-networks").
+shows the rank that is in use (Garg et al., 2024, "Revealing the utilized rank of subspaces of learning in
+neural networks").
 
 Chapter: `chapters/pruning/03_low_rank.ipynb`.
 """
