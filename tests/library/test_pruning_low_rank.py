@@ -218,7 +218,7 @@ def test_bad_ranks_are_named():
         low_rank.activation_svd(torch.ones(2, 2), torch.full((2, 2), torch.nan), 1)
     with pytest.raises(ValueError, match="weight: expected finite values"):
         low_rank.svd(torch.full((2, 2), torch.inf), 1)
-    with pytest.raises(ValueError, match="weight: expected shape .out, in"):
+    with pytest.raises(ValueError, match="weight: expected shape"):
         low_rank.svd(torch.ones(3), 1)
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
