@@ -15,6 +15,7 @@ figures.show = explore = lambda *_, **__: None  # nobody looks
 CLAIMS = {
     "removed-is-what-was-masked",
     "scratch-is-no-worse",
+    "long-enough-nothing-is-inherited",
     "tickets-win-at-a-small-rate",
     "no-ticket-at-a-large-rate",
     "predicted-masks-beat-static-ones",

@@ -3,7 +3,7 @@
 A gate after a stage says which of the stage's channels an input needs. The oracle looks at what the channels
 answer; a predictor sees only the pooled input of the stage, and learns the oracle's masks as labels. How many
 channels an input gets is settled by the mass of its heat, so what the gates will save is known before
-anything is trained (Elkerdawy et al., 2022, "Fire together wire together", sections 3.2 and 3.3).
+anything is trained (Elkerdawy et al., 2022, "Fire together wire together", section 3).
 
 Chapter: `chapters/pruning/02_is_it_the_weights.ipynb`.
 """
