@@ -7,7 +7,7 @@ import pytest
 
 SMALL = """
 RATES = (0.1,)
-EPOCHS, TUNE, LONGEST = 10, 5, 30
+EPOCHS, TUNE, LONGEST = 10, 5, 24
 TICKETS, MERGED = 8, 6
 figures.show = explore = lambda *_, **__: None  # nobody looks
 """
@@ -37,7 +37,7 @@ SABOTAGE = {
         """
 remove = channels.remove
 channels.remove = lambda net, keep, x: remove(net, {g: k.flip(0) - k.min() for g, k in keep.items()}, x)
-LONGEST = 1
+LONGEST, TICKETS, TICKET_EPOCHS, MERGED = 1, 5, 8, 5
 masks.apply = lambda net, _: net
 
 def fit_predictor(seen, mask, fit=dynamic.fit_predictor):
