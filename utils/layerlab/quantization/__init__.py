@@ -1,0 +1,1 @@
+"""Quantization: weights and activations in few bits, on which grid, by which rounding, and at what size."""
