@@ -1,7 +1,7 @@
 """Uniform affine quantization: x ≈ scale · (code − zero), a scale and a zero point per group of weights.
 
 A weight is (out, …): its first axis counts the units, the rest is flattened to the inputs of a unit
-(in · height · width of a kernel). Codes are integers of few bits, kept one per byte here; `packed` stores them
+(in · height · width of a kernel). Codes are integers of few bits, kept one per byte; `packed` stores them
 at their own size.
 """
 
@@ -58,7 +58,7 @@ def fit(
         scheme: bits, symmetry and groups.
         by: "range", lowest to highest value; "percentile", the part that holds so many percent of the values
             (of their magnitudes if symmetric, else with equal shares cut at both ends; the range where that
-            leaves only zero); "mse", the range shrunk so that the squared error of the group is least among 80
+            leaves only zero); "mse", the range shrunk so that the squared error of the group is least of 80
             widths.
         percentile: for `by="percentile"`, in (0, 100].
         scale_dtype: the type in which scales are kept. They are rounded to it before anything is

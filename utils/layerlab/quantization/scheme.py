@@ -1,4 +1,4 @@
-"""What a quantized tensor is: bits, symmetry and groups; scales and zero points; codes; and what they cost."""
+"""What a quantized tensor is: bits, symmetry and groups; scales and zero points; codes; and their cost."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -162,7 +162,7 @@ def schemes_of(schemes: Scheme | Mapping[str, Scheme], keys: Mapping[str, object
 
 
 def bits_per_weight(shape: tuple[int, ...], scheme: Scheme, *, scale_bits: int = 16) -> float:
-    """Bits that a weight costs with its share of the scales and, if asymmetric, of zero points of `bits` bits.
+    """Bits that a weight costs with its share of scales and, if asymmetric, of zero points (`bits` bits each).
 
     Raises:
         ValueError: a shape that does not fit the scheme; `scale_bits` negative.
