@@ -162,7 +162,9 @@ def schemes_of(schemes: Scheme | Mapping[str, Scheme], keys: Mapping[str, object
 
 
 def bits_per_weight(shape: tuple[int, ...], scheme: Scheme, *, scale_bits: int = 16) -> float:
-    """Bits that a weight costs with its share of scales and, if asymmetric, of zero points (`bits` bits each).
+    """Bits that a weight costs, with its share of the scales and, if asymmetric, of the zero points.
+
+    A zero point takes as many bits as a code.
 
     Raises:
         ValueError: a shape that does not fit the scheme; `scale_bits` negative.
