@@ -192,6 +192,9 @@ def test_scales_are_rounded_before_the_codes(dtype):
     p = A.fit(x, Scheme(4, False), scale_dtype=dtype)
     assert p.scale.dtype == dtype
     assert torch.equal(p.scale, A.fit(x, Scheme(4, False)).scale.to(dtype))
+    small = A.fit(x * 1e-4, Scheme(8), scale_dtype=dtype)  # in float16, below the normal numbers
+    torch.testing.assert_close(small.scale.float(), A.fit(x * 1e-4, Scheme(8)).scale, atol=3e-8, rtol=4e-3)
+    assert (A.fit(x * 1e-30, Scheme(8), scale_dtype=dtype).scale > 0).all()
     widened = Parameters(p.scale.float(), p.zero)
     assert torch.equal(A.encode(x, Scheme(4, False), p), A.encode(x, Scheme(4, False), widened))
     with pytest.raises(ValueError, match=r"x: .*float16 can hold"):
@@ -282,6 +285,7 @@ BAD_FITS = {
     "percentile": (X, {}, {"by": "percentile", "percentile": 101}, ValueError, "percentile: .*101"),
     "no percentile": (X, {}, {"by": "percentile", "percentile": 0}, ValueError, "percentile: .*0"),
     "scale type": (X, {}, {"scale_dtype": torch.int8}, TypeError, "scale_dtype: .*int8"),
+    "scale of 8 bits": (X, {}, {"scale_dtype": torch.float8_e4m3fn}, TypeError, "float8"),
     "range": (torch.tensor([[3e38, -3e38]]), {"symmetric": False}, {}, ValueError, "x: .*range"),
 }
 

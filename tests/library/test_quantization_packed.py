@@ -248,6 +248,8 @@ BAD_FILES = {
     "fewer bits": (say("a.weight", bits=2), "bytes"),
     "group": (say("a.weight", group=5), "divisor"),
     "shape": (say("b.weight", shape=[4, 18]), "bytes"),
+    "negative shape": (say("b.weight", shape=[-3, -18]), r"\[-3, -18\]|-3"),
+    "no text": (lambda tensors, about, metadata: about.update({"a.weight": 3}), "subscriptable"),
     "format": (lambda tensors, about, metadata: metadata.update(format="other"), "other"),
     "no shape": (lambda tensors, about, metadata: about["a.weight"].pop("shape"), "shape"),
 }

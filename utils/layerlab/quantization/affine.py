@@ -19,6 +19,7 @@ from layerlab.quantization.scheme import (
     check_codes,
     check_how,
     check_parameters,
+    check_scale_dtype,
     check_values,
     schemes_of,
 )
@@ -61,8 +62,8 @@ def fit(
             leaves only zero); "mse", the range shrunk so that the squared error of the group is least of 80
             widths.
         percentile: for `by="percentile"`, in (0, 100].
-        scale_dtype: the type in which scales are kept. They are rounded to it before anything is
-            encoded.
+        scale_dtype: the type in which scales are kept: float16, bfloat16, float32 or float64. They are
+            rounded to it before anything is encoded.
 
     Raises:
         TypeError: `x` is no floating-point tensor.
@@ -74,8 +75,7 @@ def fit(
     """
     check_values(x)
     check_how(by, percentile)
-    if not isinstance(scale_dtype, torch.dtype) or not scale_dtype.is_floating_point:
-        raise TypeError(f"scale_dtype: expected a floating-point type, got {scale_dtype!r}")
+    check_scale_dtype(scale_dtype)
     shape = scheme.groups(x.shape)
     scale, zero = fit_rows(rows_of(x, scheme), scheme, by, percentile, scale_dtype)
     if not torch.isfinite(scale).all():
@@ -106,8 +106,10 @@ def from_range(low: Tensor, high: Tensor, scheme: Scheme, dtype: torch.dtype) ->
     low, high = low.clamp(max=0), high.clamp(min=0)
     width = torch.maximum(-low, high) if scheme.symmetric else high - low
     scale = width / scheme.high
-    # The smallest normal number: its inverse is finite.
-    scale = torch.where(scale > 0, scale.clamp(min=torch.finfo(dtype).tiny), 1).to(dtype)
+    # Not zero in its type, and with an inverse that is finite in float32.
+    info = torch.finfo(dtype)
+    least = max(info.tiny * info.eps, torch.finfo(torch.float32).tiny)
+    scale = torch.where(scale > 0, scale.clamp(min=least), 1).to(dtype)
     if scheme.symmetric:
         return Parameters(scale, torch.zeros_like(scale, dtype=torch.int32))
     return Parameters(scale, (-low / scale).round().clamp(0, scheme.high).to(torch.int32))

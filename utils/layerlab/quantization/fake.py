@@ -23,7 +23,7 @@ class FakeQuant(nn.Module):
         scheme: bits, symmetry and groups.
         parameters: scales and zero points that stay as they are; without them, they are fitted to each input
             anew (with no gradient of their own), so that they follow a weight that trains.
-        by: as in `affine.fit`.
+        by: as in `affine.fit`; "mse" tries its 80 widths in each forward pass.
         percentile: as in `affine.fit`.
 
     Raises:

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from layerlab.activations import check_inputs
 from layerlab.quantization.affine import By, from_range, least_error
 from layerlab.quantization.fake import layers_of
-from layerlab.quantization.scheme import Parameters, Scheme, check_how, check_values
+from layerlab.quantization.scheme import Parameters, Scheme, check_how, check_scale_dtype, check_values
 from layerlab.train import check_state, evaluating
 
 _BINS = 8192
@@ -85,9 +85,12 @@ class Observer:
         """Scale and zero point, both of shape (), as `affine.fit` chooses them.
 
         Raises:
-            ValueError: nothing was taken in; `by` or `percentile` unknown.
+            TypeError: `scale_dtype` is none that scales are kept in.
+            ValueError: nothing was taken in; `by` or `percentile` unknown; a range that `scale_dtype` cannot
+                hold.
         """
         check_how(by, percentile)
+        check_scale_dtype(scale_dtype)
         if self.low > self.high:
             raise ValueError("observer: expected at least one update before, got none")
         low, high = self._percentile(percentile) if by == "percentile" else (self.low, self.high)
@@ -158,6 +161,7 @@ def observe(
     """
     check_inputs(X, batch_size)
     check_how(by, percentile)
+    check_scale_dtype(scale_dtype)
     Observer(scheme)
     if state is not None:
         check_state(model, state)

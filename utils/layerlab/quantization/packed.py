@@ -180,7 +180,14 @@ def load_file(path: str | Path) -> tuple[dict[str, Quantized], dict[str, Tensor]
         quantized = {
             key: _read(tensors, key, each) for key, each in json.loads(metadata["quantized"]).items()
         }
-    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        safetensors.SafetensorError,
+    ) as error:
         raise ValueError(f"{path}: {error}") from error
     return quantized, {k.removeprefix("rest:"): v for k, v in tensors.items() if k.startswith("rest:")}
 

@@ -124,6 +124,12 @@ def check_how(by: str, percentile: float) -> None:
         raise ValueError(f"percentile: expected a number in (0, 100], got {percentile!r}")
 
 
+def check_scale_dtype(dtype: torch.dtype) -> None:
+    """Raise TypeError unless scales can be kept in that type."""
+    if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise TypeError(f"scale_dtype: expected float16, bfloat16, float32 or float64, got {dtype!r}")
+
+
 def check_parameters(parameters: Parameters, scheme: Scheme, shape: tuple[int, ...]) -> None:
     """Raise ValueError unless scales and zero points have their shape and lie in their range."""
     scale, zero = parameters
