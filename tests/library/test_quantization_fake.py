@@ -258,6 +258,15 @@ def test_batches_tell_what_all_values_at_once_tell(symmetric, by):
         assert loss[0] <= loss[1] * 1.01
 
 
+def test_the_error_of_a_histogram_counts_its_values():
+    x, scheme = torch.cat([randn(100_000), torch.tensor([100.0])]), Scheme(4, group="tensor")
+    observer = O.Observer(scheme)
+    observer.update(x)
+    found = observer.parameters(by="mse").scale
+    assert found < 100 / 7 / 5  # one value alone is cut off
+    assert found == pytest.approx(float(A.fit(x, scheme, by="mse").scale), rel=0.05)
+
+
 def test_an_observer_of_zeros_and_of_bad_values():
     observer = O.Observer(Scheme(8, False, "tensor"))
     with pytest.raises(ValueError, match="update"):

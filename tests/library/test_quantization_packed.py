@@ -286,3 +286,18 @@ def test_bad_input_leaves_the_file_as_it_was(tmp_path):
         P.save_file(tmp_path / "absent" / "f", quantized, rest)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_disk_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "f"
+    P.save_file(path, *example(3))
+    before = path.read_bytes()
+
+    def fails(*names):
+        raise OSError("full")
+
+    monkeypatch.setattr("layerlab.storage.os.replace", fails)
+    with pytest.raises(OSError, match="full"):
+        P.save_file(path, *example(4))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]

@@ -161,14 +161,11 @@ def make_permanent(model: nn.Module) -> nn.Module:
 
     The state dict has the keys that it had before `apply`.
     """
-    done: dict[int, nn.Parameter] = {}
     # All are computed before one is written: modules may share the parameter that they are computed from.
     rounded = [(m, m.weight.detach().clone()) for m in model.modules() if _is_fake(m)]
     for module, weight in rounded:
         original = _original(module)
-        if id(original) not in done:
-            original.data.copy_(weight)
-            done[id(original)] = original
+        original.data.copy_(weight)
         # Not `remove_parametrizations`: it takes the attribute off a class that deep copies share, and
         # computes the weight once more.
         del module.parametrizations["weight"]
