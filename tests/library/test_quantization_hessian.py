@@ -115,6 +115,11 @@ def test_power_iteration_stops_where_it_is_told():
     value, _ = top_eigenvalue(loss, params, seed=0, iterations=500, tolerance=0.1)
     assert len(calls) < 20
     assert 0.9 < value <= 1
+    H = -H  # and where the eigenvalue is negative
+    calls.clear()
+    value, _ = top_eigenvalue(loss, params, seed=0, iterations=500, tolerance=0.1)
+    assert len(calls) < 20
+    assert -1 <= value < -0.9
 
 
 def test_no_curvature_at_all():

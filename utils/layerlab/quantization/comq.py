@@ -104,10 +104,8 @@ def _update_scales(
         if scheme.group == "tensor":
             slope, curve = slope.sum().expand_as(slope), curve.sum().expand_as(curve)
         old = scale[:, g]
+        # Of the numbers of a type, the nearest to the lowest point of a parabola is the lowest on it.
         new = torch.where(curve > 0, old + slope / curve, old).to(dtype).double()
-        change = new - old
-        # Kept only where it lowers the error also after it was rounded to the type of the scales.
-        better = (new > 0) & torch.isfinite(new) & (change * (2 * slope - change * curve) > 0)
-        change = torch.where(better, change, 0)
+        change = torch.where((new > 0) & torch.isfinite(new), new - old, 0)
         scale[:, g] += change
         Gr -= change[:, None] * Gc
