@@ -1,0 +1,1 @@
+"""Quantization: few bits, well placed."""
