@@ -173,6 +173,10 @@ def test_samples_end_where_each_value_is_the_mean_of_its_own(values, levels):
 def test_equal_samples_count_as_often_as_they_come():
     x = torch.tensor([0.0, 1.0, 1.0, 1.0, 8.0, 9.0])
     assert G.lloyd_max(x, 2).tolist() == [0.75, 8.5]
+    pairs = G.lloyd_max(torch.stack([x, 2 * x], 1), 2)
+    torch.testing.assert_close(
+        pairs[pairs[:, 0].argsort()], torch.tensor([[0.75, 1.5], [8.5, 17.0]], dtype=torch.float64)
+    )
 
 
 def test_pairs_of_gaussians_beat_two_scalars_at_equal_bits():

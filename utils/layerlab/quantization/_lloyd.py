@@ -26,8 +26,8 @@ def lloyd_max(
 
     Lloyd's iteration (Lloyd, 1982; Max, 1960), which only ever lowers the error; it ends where no sample
     changes its value, or no value moves by more than 1e-10 of the support. A value that nothing is nearest
-    to stays where it is. That is a local minimum; it is
-    the only one where the density is log-concave (Fleischer, 1964), as a Gaussian's or a uniform one.
+    to stays where it is. That is a local minimum; it is the only one where the density is log-concave
+    (Fleischer, 1964), as a Gaussian's or a uniform one.
 
     Args:
         source: samples, shape (n,); samples of vectors, (n, p), for which scikit-learn's k-means does the
@@ -82,7 +82,7 @@ def lloyd_max(
 
 
 def gaussian_lloyd_max(levels: int) -> Tensor:
-    """The grid of least mean squared error for a standard Gaussian, to about 1e-12, by Newton's method.
+    """The grid of least mean squared error for a standard Gaussian, to about 1e-10, by Newton's method.
 
     With φ and Φ the Gaussian's density and distribution, each value is (φ(a) − φ(b)) / (Φ(b) − Φ(a)) for the
     midpoints a and b to its neighbours (Max, 1960).
@@ -98,9 +98,7 @@ def gaussian_lloyd_max(levels: int) -> Tensor:
     grid = norm.ppf((np.arange(levels) + 0.5) / levels) * math.sqrt(3)
     for _ in range(50):
         edges = np.concatenate([[-np.inf], (grid[1:] + grid[:-1]) / 2, [np.inf]])
-        density, below, above = norm.pdf(edges), norm.cdf(edges), norm.sf(edges)
-        # Each cell's mass from the tail on its own side, where the differences stay exact.
-        mass = np.where(edges[:-1] > -edges[1:], -np.diff(above), np.diff(below))
+        density, mass = norm.pdf(edges), np.diff(norm.cdf(edges))
         mean = -np.diff(density) / mass
         inner = edges[1:-1]
         up = density[1:-1] * (inner - mean[:-1]) / mass[:-1] / 2  # of the upper edge; half for each side
