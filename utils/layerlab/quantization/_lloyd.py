@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.stats import norm
+from scipy import stats
 from sklearn.cluster import KMeans
 from torch import Tensor
 
@@ -95,10 +95,10 @@ def gaussian_lloyd_max(levels: int) -> Tensor:
     """
     check_integer(levels, "levels", 1, 256)
     # The best density of values is the cube root of the source's: a Gaussian of variance 3.
-    grid = norm.ppf((np.arange(levels) + 0.5) / levels) * math.sqrt(3)
+    grid = stats.norm.ppf((np.arange(levels) + 0.5) / levels) * math.sqrt(3)
     for _ in range(50):
         edges = np.concatenate([[-np.inf], (grid[1:] + grid[:-1]) / 2, [np.inf]])
-        density, mass = norm.pdf(edges), np.diff(norm.cdf(edges))
+        density, mass = stats.norm.pdf(edges), np.diff(stats.norm.cdf(edges))
         mean = -np.diff(density) / mass
         inner = edges[1:-1]
         up = density[1:-1] * (inner - mean[:-1]) / mass[:-1] / 2  # of the upper edge; half for each side

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.stats import norm
+from scipy import stats
 from torch import Tensor
 
 from layerlab.quantization._hadamard import hadamard, rotate, unrotate
@@ -112,8 +112,8 @@ def nf4() -> Tensor:
     tensor([-1.0000,  0.0000,  0.0796,  1.0000], dtype=torch.float64)
     """
     start = 1 - (1 / 30 + 1 / 32) / 2
-    positive = norm.ppf(np.linspace(start, 0.5, 9)[:-1])
-    negative = -norm.ppf(np.linspace(start, 0.5, 8)[:-1])
+    positive = stats.norm.ppf(np.linspace(start, 0.5, 9)[:-1])
+    negative = -stats.norm.ppf(np.linspace(start, 0.5, 8)[:-1])
     values = np.sort(np.concatenate([negative, [0.0], positive]))
     return torch.from_numpy(values / values[-1])
 

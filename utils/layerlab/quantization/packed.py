@@ -22,7 +22,7 @@ from layerlab.storage import whole
 
 _FORMAT = "layerlab-quantized-1"
 _BLANK = "0" * 64
-_DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+_DIGEST = rb'"sha256":"([0-9a-f]{64})"'
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
@@ -166,7 +166,7 @@ def load_file(path: str | Path) -> tuple[dict[str, Quantized], dict[str, Tensor]
     """
     content = Path(path).read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
-    found = _DIGEST.search(content, 8, max(8, min(end, len(content))))
+    found = re.compile(_DIGEST).search(content, 8, max(8, min(end, len(content))))
     if not found:
         raise ValueError(f"{path}: expected a file of save_file, found no checksum in its header")
     blank = content[: found.start(1)] + _BLANK.encode() + content[found.end(1) :]
