@@ -9,6 +9,7 @@ SHARED = {
     "checkpoints",
     "data",
     "fingerprint",
+    "layers",
     "models",
     "storage",
     "symmetry",

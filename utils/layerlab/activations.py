@@ -4,7 +4,7 @@ Many methods need of a layer's inputs X only XᵀX: a least-squares merge (RegMe
 (Wanda), a second-order update (SparseGPT), a low-rank factorization of what the layer does to its data.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +55,39 @@ def _rows(module: nn.Module, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def watch(
+    model: nn.Module,
+    X: Tensor,
+    hooks: Iterable[tuple[nn.Module, Callable]],
+    *,
+    state: Mapping[str, Tensor] | None = None,
+    batch_size: int = 256,
+) -> None:
+    """Run a model in evaluation mode over inputs while hooks look at what its modules read.
+
+    Args:
+        model: not modified, unless by a hook.
+        X: inputs (N, …).
+        hooks: (module, hook) for `register_forward_pre_hook`; they are gone afterwards, also after an error.
+        state: weights to use in place of the model's own.
+        batch_size: inputs per forward pass.
+
+    Raises:
+        ValueError: no examples or NaN; `state` does not fit.
+    """
+    check_inputs(X, batch_size)
+    if state is not None:
+        check_state(model, state)
+    handles = [module.register_forward_pre_hook(hook) for module, hook in hooks]
+    try:
+        with evaluating(model):
+            for x in X.split(batch_size):
+                _ = model(x) if state is None else functional_call(model, dict(state), (x,))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def gram(
     model: nn.Module, X: Tensor, *, state: Mapping[str, Tensor] | None = None, batch_size: int = 256
 ) -> dict[str, Tensor]:
@@ -80,9 +113,6 @@ def gram(
     tensor([[1., 2.],
             [2., 5.]], dtype=torch.float64)
     """
-    check_inputs(X, batch_size)
-    if state is not None:
-        check_state(model, state)
     found: dict[str, Tensor] = {}
     names = {_plain(name): [_plain(a) for a in aliases] for name, aliases in names_of(model).items()}
     first = {alias: name for name, aliases in names.items() for alias in aliases}
@@ -94,16 +124,9 @@ def gram(
 
         return record
 
-    handles = []
-    try:
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1):
-                key = first[f"{name}.weight" if name else "weight"]
-                handles.append(module.register_forward_pre_hook(hook(key)))
-        with evaluating(model):
-            for x in X.split(batch_size):
-                _ = model(x) if state is None else functional_call(model, dict(state), (x,))
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1):
+            hooks.append((module, hook(first[f"{name}.weight" if name else "weight"])))
+    watch(model, X, hooks, state=state, batch_size=batch_size)
     return {alias: found[name] for name, aliases in names.items() if name in found for alias in aliases}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from layerlab.layers import bake, layers_of, wears
 from layerlab.pruning._checks import check_mask, check_scores, check_sparsity, shares_of
 from layerlab.pruning._select import keep_in_rows, keep_largest
 
@@ -28,29 +29,6 @@ class Mask(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Map a weight to one of the same shape."""
         return torch.where(self.mask, weight, 0)
-
-
-def layers_of(model: nn.Module) -> dict[str, list[tuple[str, nn.Module]]]:
-    """The `nn.Linear` and `nn.Conv2d` modules by the key of their weight; several where they share a weight.
-
-    Returns:
-        By the first key of each weight, all (key, module) that use it, in the order of the modules.
-
-    Raises:
-        ValueError: there are none.
-    """
-    found: dict[int, list[tuple[str, nn.Module]]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
-            weight = module.weight
-            if parametrize.is_parametrized(module, "weight"):
-                weight = getattr(module.parametrizations.weight, "original", weight)
-            found.setdefault(id(weight), []).append((f"{name}.weight" if name else "weight", module))
-    if not found:
-        raise ValueError(
-            f"model: expected at least one nn.Linear or nn.Conv2d, found none in {type(model).__name__}"
-        )
-    return {users[0][0]: users for users in found.values()}
 
 
 @torch.no_grad()
@@ -210,14 +188,14 @@ def apply(model: nn.Module, masks: Mapping[str, Tensor], *, allow_empty: bool = 
     for root in joint:
         for key, module in layers[root]:
             if parametrize.is_parametrized(module, "weight"):
-                if not _is_masked(module):
+                if not wears(module, Mask):
                     raise ValueError(f"model: expected {key!r} to have no other parametrization")
                 joint[root] = joint[root] & module.parametrizations.weight[0].mask
         if not allow_empty and not joint[root].any():
             raise ValueError(f"masks[{root!r}]: expected at least one weight that stays, got none")
     for root, mask in joint.items():
         for _, module in layers[root]:
-            if _is_masked(module):
+            if wears(module, Mask):
                 module.parametrizations.weight[0].mask = mask.clone()
             else:
                 parametrize.register_parametrization(module, "weight", Mask(mask))
@@ -229,22 +207,7 @@ def make_permanent(model: nn.Module) -> nn.Module:
 
     The state dict has the keys that it had before `apply`. An optimizer may move the zeros from here on.
     """
-    for module in list(model.modules()):
-        if not _is_masked(module):
-            continue
-        # Not `remove_parametrizations`: it takes the attribute off a class that deep copies share.
-        weight, alone = module.weight.detach(), len(module.parametrizations) == 1
-        original = module.parametrizations.weight.original
-        if not alone:
-            parametrize.remove_parametrizations(module, "weight")
-            continue
-        original.data.copy_(weight)
-        del module.parametrizations
-        module.__class__ = type(module).__bases__[0]
-        rest = dict(module._parameters)
-        module._parameters.clear()
-        module._parameters.update({"weight": original, **rest})  # the order that the state dict had
-    return model
+    return bake(model, Mask)
 
 
 def layer_sparsity(masks: Mapping[str, Tensor]) -> dict[str, float]:
@@ -283,13 +246,6 @@ def masked(state: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str
         tied = [k for k, v in state.items() if _same_memory(v, state[key])]
         out |= dict.fromkeys(tied, torch.where(mask, out[key], 0))
     return out
-
-
-def _is_masked(module: nn.Module) -> bool:
-    if not parametrize.is_parametrized(module, "weight"):
-        return False
-    steps = module.parametrizations.weight
-    return len(steps) == 1 and isinstance(steps[0], Mask)
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from layerlab.activations import check_inputs
+from layerlab.layers import layers_of
 from layerlab.pruning._checks import check_gram, check_weights
-from layerlab.pruning.masks import layers_of
 from layerlab.pruning.second_order import inverse_hessian
 from layerlab.train import evaluating
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from layerlab.activations import check_inputs, gram
+from layerlab.activations import check_inputs, gram, watch
+from layerlab.layers import layers_of
 from layerlab.pruning._checks import check_gram, check_mask, check_sparsity, check_weight, shares_of
 from layerlab.pruning._select import keep_in_rows, keep_largest
-from layerlab.pruning.masks import layers_of, make_permanent
-from layerlab.train import evaluating
+from layerlab.pruning.masks import make_permanent
 
 
 def inverse_hessian(gram: Tensor, damp: float = 0.01) -> Tensor:
@@ -217,13 +217,7 @@ def prune_model(
 
         return before
 
-    handles = [
-        module.register_forward_pre_hook(hook(key)) for key, users in layers.items() for _, module in users
-    ]
-    with evaluating(model), torch.no_grad():
-        model(X)
-    for handle in handles:
-        handle.remove()
+    watch(model, X, [(m, hook(key)) for key, users in layers.items() for _, m in users], batch_size=len(X))
     missing = [key for key in layers if key not in started]
     if missing:
         raise ValueError(f"model: expected layers that the forward pass calls, it does not call {missing}")

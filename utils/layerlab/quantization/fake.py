@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from layerlab.layers import bake, layers_of, original, wears
 from layerlab.quantization.affine import By, fit, fit_rows, round_rows, rows_of
 from layerlab.quantization.scheme import Parameters, Scheme, check_how, check_parameters, schemes_of
 
@@ -76,25 +77,6 @@ class FakeQuant(nn.Module):
         return (rounded + (passed - passed.detach())).to(x.dtype).view(x.shape)
 
 
-def layers_of(model: nn.Module) -> dict[str, list[tuple[str, nn.Module]]]:
-    """By the first key of each weight of an `nn.Linear` or `nn.Conv2d`, all (key, module) that use it.
-
-    Raises:
-        ValueError: there are none.
-    """
-    found: dict[int, list[tuple[str, nn.Module]]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
-            found.setdefault(id(_original(module)), []).append(
-                (f"{name}.weight" if name else "weight", module)
-            )
-    if not found:
-        raise ValueError(
-            f"model: expected at least one nn.Linear or nn.Conv2d, found none in {type(model).__name__}"
-        )
-    return {users[0][0]: users for users in found.values()}
-
-
 def apply(
     model: nn.Module,
     schemes: Scheme | Mapping[str, Scheme],
@@ -137,9 +119,9 @@ def apply(
             raise ValueError(f"schemes: {key!r} and {chosen[root]!r} are one weight, expected one scheme")
         chosen[root] = key
         for name, module in layers[root]:
-            if parametrize.is_parametrized(module, "weight") and not _is_fake(module):
+            if parametrize.is_parametrized(module, "weight") and not wears(module, FakeQuant):
                 raise ValueError(f"model: expected {name!r} to have no other parametrization")
-        weight = _original(layers[root][0][1])
+        weight = original(layers[root][0][1])
         try:
             if key in parameters:
                 check_parameters(parameters[key], scheme, weight.shape)
@@ -149,8 +131,8 @@ def apply(
     for root, key in chosen.items():
         for _, module in layers[root]:
             fake = FakeQuant(schemes[key], parameters.get(key), by=by, percentile=percentile)
-            if _is_fake(module):
-                module.parametrizations.weight[0] = fake.to(_original(module).device)
+            if wears(module, FakeQuant):
+                module.parametrizations.weight[0] = fake.to(original(module).device)
             else:
                 parametrize.register_parametrization(module, "weight", fake.to(module.weight.device))
     return model
@@ -161,37 +143,4 @@ def make_permanent(model: nn.Module) -> nn.Module:
 
     The state dict has the keys that it had before `apply`.
     """
-    # All are computed before one is written: modules may share the parameter that they are computed from.
-    rounded = [(m, m.weight.detach().clone()) for m in model.modules() if _is_fake(m)]
-    for module, weight in rounded:
-        original = _original(module)
-        original.data.copy_(weight)
-        # Not `remove_parametrizations`: it takes the attribute off a class that deep copies share, and
-        # computes the weight once more.
-        del module.parametrizations["weight"]
-        if not module.parametrizations:
-            del module.parametrizations
-            module.__class__ = type(module).__bases__[0]
-        else:
-            own = type(module)  # which copies share, so another takes its place
-            kept = {k: v for k, v in vars(own).items() if k not in ("weight", "__dict__", "__weakref__")}
-            module.__class__ = type(own.__name__, own.__bases__, kept)
-        rest = dict(module._parameters)
-        module._parameters.clear()
-        module._parameters.update({"weight": original, **rest})  # the order that the state dict had
-    return model
-
-
-def _original(module: nn.Module) -> Tensor:
-    if parametrize.is_parametrized(module, "weight"):
-        # Some parametrizations, such as weight norm, keep several tensors and none of this name.
-        steps = module.parametrizations.weight
-        return steps.original if hasattr(steps, "original") else steps.original0
-    return module.weight
-
-
-def _is_fake(module: nn.Module) -> bool:
-    if not parametrize.is_parametrized(module, "weight"):
-        return False
-    steps = module.parametrizations.weight
-    return len(steps) == 1 and isinstance(steps[0], FakeQuant)
+    return bake(model, FakeQuant)

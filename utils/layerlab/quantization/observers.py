@@ -5,13 +5,11 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from layerlab.activations import check_inputs
+from layerlab.activations import watch
+from layerlab.layers import layers_of
 from layerlab.quantization.affine import By, from_range, least_error
-from layerlab.quantization.fake import layers_of
 from layerlab.quantization.scheme import Parameters, Scheme, check_how, check_scale_dtype, check_values
-from layerlab.train import check_state, evaluating
 
 _BINS = 8192
 
@@ -159,12 +157,9 @@ def observe(
         ValueError: no examples; NaN or infinity in them or, named by key, in what a layer reads; another
             group; `state` does not fit.
     """
-    check_inputs(X, batch_size)
     check_how(by, percentile)
     check_scale_dtype(scale_dtype)
     Observer(scheme)
-    if state is not None:
-        check_state(model, state)
     observers: dict[str, Observer] = {}
 
     def hook(key: str) -> Callable:
@@ -176,16 +171,8 @@ def observe(
 
         return record
 
-    handles = []
-    try:
-        for key, users in layers_of(model).items():
-            handles += [module.register_forward_pre_hook(hook(key)) for _, module in users]
-        with evaluating(model):
-            for x in X.split(batch_size):
-                _ = model(x) if state is None else functional_call(model, dict(state), (x,))
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = [(module, hook(key)) for key, users in layers_of(model).items() for _, module in users]
+    watch(model, X, hooks, state=state, batch_size=batch_size)
     return {
         key: each.parameters(by=by, percentile=percentile, scale_dtype=scale_dtype)
         for key, each in observers.items()
