@@ -324,6 +324,7 @@ BAD = {
     "grid axes": (lambda: G.nearest(x, torch.ones(1, 1, 1)), ValueError, r"grid: .*\(1, 1, 1\)"),
     "grid size": (lambda: G.nearest(x, randn(4, 5)), ValueError, r"grid: .*5.*\(2, 12\)"),
     "group": (lambda: G.round_groups(x, G.nf4(), 5), ValueError, r"group: .*5.*\(2, 12\)"),
+    "scale": (lambda: G.round_groups(x * 3.4e38, G.nf4(), 4), ValueError, r"x: .*bfloat16.*e\+38"),
     "by": (lambda: G.round_groups(x, G.nf4(), 4, by="mean"), ValueError, "by: .*mean"),
     "hadamard": (lambda: G.hadamard(6), ValueError, "n: .*power of two.*6"),
     "axis": (lambda: G.rotate(x, 0), ValueError, "x: last axis: .*power of two.*12"),
