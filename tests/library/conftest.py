@@ -1,4 +1,4 @@
-"""What several tests of permutations share."""
+"""What several tests share: small models of each kind, and permutations of their units."""
 
 import copy
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from layerlab.models import MLP, ConvNet, TinyViT, seeded
 from layerlab.symmetry import apply_permutation, permutation_spec, random_permutations
 
 
@@ -46,3 +47,41 @@ def randomised():
 def assert_preserved():
     """f(model, x): permuting a randomised copy changes its weights and not its outputs; the groups' sizes."""
     return _assert_preserved
+
+
+class _Tied(nn.Module):
+    """Two layers that share one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 3)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.b(torch.relu(self.a(x.flatten(1))))))
+
+
+_MAKES = {
+    "mlp": lambda: MLP(64, [12, 12], 3, norm="batch"),
+    "convnet": lambda: ConvNet(1, 3, (4, 6)),
+    "vit": lambda: TinyViT(8, 4, 1, 3, dim=8, depth=1, heads=2),
+}
+
+
+@pytest.fixture(scope="session")
+def makes():
+    """What makes a model of each kind for three classes of 8×8 pictures; "tied" shares a weight."""
+    return {**_MAKES, "tied": _Tied}
+
+
+@pytest.fixture(params=_MAKES.values(), ids=_MAKES)
+def model(request):
+    """A model of each kind in turn."""
+    return seeded(request.param, 0)
+
+
+@pytest.fixture(scope="module")
+def data():
+    """40 pictures and their classes, at random."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(40, 1, 8, 8, generator=generator), torch.randint(3, (40,), generator=generator)

@@ -9,40 +9,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from layerlab.activations import gram
-from layerlab.models import MLP, ConvNet, TinyViT, seeded
+from layerlab.models import seeded
 from layerlab.pruning import _select
 from layerlab.pruning import masks as M
 from layerlab.pruning.scores import magnitude, random
 from layerlab.train import evaluate, fit, fit_many
-
-MAKES = {
-    "mlp": lambda: MLP(64, [12, 12], 3, norm="batch"),
-    "convnet": lambda: ConvNet(1, 3, (4, 6)),
-    "vit": lambda: TinyViT(8, 4, 1, 3, dim=8, depth=1, heads=2),
-}
-
-
-@pytest.fixture(params=MAKES.values(), ids=MAKES)
-def model(request):
-    return seeded(request.param, 0)
-
-
-@pytest.fixture(scope="module")
-def data():
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(40, 1, 8, 8, generator=generator), torch.randint(3, (40,), generator=generator)
-
-
-class Tied(nn.Module):
-    """Two layers that share one weight."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b, self.head = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 3)
-        self.b.weight = self.a.weight
-
-    def forward(self, x):
-        return self.head(torch.relu(self.b(torch.relu(self.a(x.flatten(1))))))
 
 
 def by_hand(values, keep):
@@ -144,14 +115,14 @@ def test_types_do_not_change_the_count(dtype):
 
 
 @pytest.mark.parametrize("per", ["layer", "row", "model"])
-def test_the_order_in_memory_does_not_matter(per):
+def test_the_order_in_memory_does_not_matter(per, makes):
     score = torch.randint(4, (6, 5, 3, 3), generator=torch.Generator().manual_seed(0)).float()
     (expected,) = M.unstructured({"a": score}, 0.55, per=per).values()
     (found,) = M.unstructured({"a": score.to(memory_format=torch.channels_last)}, 0.55, per=per).values()
     assert torch.equal(found, expected)
     last = M.n_of_m({"a": score.to(memory_format=torch.channels_last)}, 2, 5)["a"]
     assert torch.equal(last, M.n_of_m({"a": score}, 2, 5)["a"])
-    model = seeded(MAKES["convnet"], 0)
+    model = seeded(makes["convnet"], 0)
     expected = M.unstructured(magnitude(M.prunable(model)), 0.5, per=per)
     M.apply(model.to(memory_format=torch.channels_last), expected)
     assert all(torch.equal(weight != 0, expected[key]) for key, weight in M.prunable(model).items())
@@ -203,8 +174,8 @@ def test_training_keeps_the_mask(model, data, kind, options):
     assert all(not model.state_dict()[key][~mask].any() for key, mask in masks.items())
 
 
-def test_an_optimizer_made_before_the_mask_does_not_revive_weights(data):
-    model = seeded(MAKES["mlp"], 0).train()
+def test_an_optimizer_made_before_the_mask_does_not_revive_weights(data, makes):
+    model = seeded(makes["mlp"], 0).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
     def step():
@@ -237,8 +208,8 @@ def test_many_masked_models_train_as_one_by_one(model, data):
             assert int((weight == 0).sum()) == round(0.6 * weight.numel())
 
 
-def test_masked_and_dense_models_are_not_stacked(data):
-    models = [seeded(MAKES["mlp"], 0) for _ in range(2)]
+def test_masked_and_dense_models_are_not_stacked(data, makes):
+    models = [seeded(makes["mlp"], 0) for _ in range(2)]
     M.apply(models[1], M.unstructured(magnitude(M.prunable(models[1])), 0.6))
     with pytest.raises(ValueError, match=r"models\[1\]"):
         fit_many(models, *data, seeds=[0, 1], epochs=1)
@@ -285,8 +256,8 @@ def test_another_parametrization_survives(data):
     assert not nn.utils.parametrize.is_parametrized(model[1], "weight")
 
 
-def test_a_shared_weight_is_one_weight(data):
-    model = seeded(Tied, 0).eval()
+def test_a_shared_weight_is_one_weight(data, makes):
+    model = seeded(makes["tied"], 0).eval()
     keys = list(model.state_dict())
     assert list(M.prunable(model)) == ["a.weight", "head.weight"]
     masks = M.unstructured(magnitude(M.prunable(model)), 0.8, per="model")
@@ -307,8 +278,8 @@ def test_a_shared_weight_is_one_weight(data):
     assert not model.a.weight[~masks["a.weight"]].any()
 
 
-def test_masked_weights_may_hold_anything_below(data):
-    model = seeded(MAKES["mlp"], 0)
+def test_masked_weights_may_hold_anything_below(data, makes):
+    model = seeded(makes["mlp"], 0)
     masks = M.unstructured(magnitude(M.prunable(model)), 0.5)
     M.apply(model, masks)
     with torch.no_grad():
@@ -335,8 +306,8 @@ def test_gram_knows_masked_layers_by_their_names(model, data):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-def test_other_types_keep_their_type(dtype):
-    model = seeded(MAKES["convnet"], 0).to(dtype)
+def test_other_types_keep_their_type(dtype, makes):
+    model = seeded(makes["convnet"], 0).to(dtype)
     M.apply(model, M.unstructured(magnitude(M.prunable(model)), 0.5))
     assert all(weight.dtype == dtype for weight in M.prunable(model).values())
     M.make_permanent(model)
@@ -364,8 +335,8 @@ BAD_MASKS = {
 
 
 @pytest.mark.parametrize(("make", "match"), BAD_MASKS.values(), ids=BAD_MASKS)
-def test_a_bad_mask_changes_nothing(make, match):
-    model = seeded(MAKES["mlp"], 0)
+def test_a_bad_mask_changes_nothing(make, match, makes):
+    model = seeded(makes["mlp"], 0)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match=match):
         M.apply(model, make(model))
@@ -373,8 +344,8 @@ def test_a_bad_mask_changes_nothing(make, match):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_two_masks_that_empty_a_layer_together_change_nothing():
-    model = seeded(MAKES["mlp"], 0)
+def test_two_masks_that_empty_a_layer_together_change_nothing(makes):
+    model = seeded(makes["mlp"], 0)
     mask = M.prunable(model)["head.weight"] > 0
     M.apply(model, {"head.weight": mask})
     before = M.prunable(model)

@@ -284,6 +284,8 @@ BAD_FITS = {
     "by": (X, {}, {"by": "best"}, ValueError, "by: .*'best'"),
     "percentile": (X, {}, {"by": "percentile", "percentile": 101}, ValueError, "percentile: .*101"),
     "no percentile": (X, {}, {"by": "percentile", "percentile": 0}, ValueError, "percentile: .*0"),
+    "percentile bool": (X, {}, {"by": "percentile", "percentile": True}, ValueError, "percentile: .*True"),
+    "percentile nan": (X, {}, {"by": "percentile", "percentile": math.nan}, ValueError, "percentile: .*nan"),
     "scale type": (X, {}, {"scale_dtype": torch.int8}, TypeError, "scale_dtype: .*int8"),
     "scale of 8 bits": (X, {}, {"scale_dtype": torch.float8_e4m3fn}, TypeError, "float8"),
     "range": (torch.tensor([[3e38, -3e38]]), {"symmetric": False}, {}, ValueError, "x: .*range"),
@@ -316,6 +318,28 @@ def test_bad_parameters_name_what_was_wrong(parameters, match):
         A.decode(A.encode(X, Scheme(4, False), GOOD), Scheme(4, False), parameters)
 
 
+@pytest.mark.parametrize("scheme", [4, None, "int4"])
+def test_what_is_no_scheme_is_named(scheme):
+    codes = A.encode(X, Scheme(4, False), GOOD)
+    for call in (
+        lambda: A.fit(X, scheme),
+        lambda: A.encode(X, scheme, GOOD),
+        lambda: A.decode(codes, scheme, GOOD),
+        lambda: A.round_trip(X, scheme),
+        lambda: A.bits_per_weight((4, 6), scheme),
+    ):
+        with pytest.raises(TypeError, match=f"scheme: expected a Scheme, got {scheme!r}"):
+            call()
+
+
+@pytest.mark.parametrize("parameters", [None, 0.5, (GOOD.scale, 0)], ids=str)
+def test_what_are_no_parameters_is_named(parameters):
+    with pytest.raises(TypeError, match=r"parameters: expected two tensors, .*got "):
+        A.encode(X, Scheme(4, False), parameters)
+    with pytest.raises(TypeError, match=r"parameters: expected two tensors, .*got "):
+        A.decode(A.encode(X, Scheme(4, False), GOOD), Scheme(4, False), parameters)
+
+
 def test_bad_codes_name_what_was_wrong():
     p = A.fit(X, Scheme(4))
     with pytest.raises(ValueError, match="zero"):
@@ -330,6 +354,10 @@ def test_bad_codes_name_what_was_wrong():
         A.encode(NAN, Scheme(4), p)
     with pytest.raises(ValueError, match=r"x_hat: .*shape"):
         A.snr_db(X, X[:2])
+    with pytest.raises(TypeError, match=r"x: .*list"):
+        A.snr_db([1.0], X)
+    with pytest.raises(TypeError, match=r"x_hat: .*NoneType"):
+        A.snr_db(X, None)
     with pytest.raises(ValueError, match="only zeros"):
         A.snr_db(X * 0, X)
     with pytest.raises(ValueError, match=r"scale_bits.*-1"):

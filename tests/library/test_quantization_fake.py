@@ -6,41 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from layerlab.models import MLP, ConvNet, TinyViT, seeded
+from layerlab.models import seeded
 from layerlab.quantization import affine as A
 from layerlab.quantization import fake as F
 from layerlab.quantization import observers as O
 from layerlab.quantization.affine import Parameters, Scheme
 from layerlab.train import evaluate, fit, fit_many
-
-MAKES = {
-    "mlp": lambda: MLP(64, [12, 12], 3, norm="batch"),
-    "convnet": lambda: ConvNet(1, 3, (4, 6)),
-    "vit": lambda: TinyViT(8, 4, 1, 3, dim=8, depth=1, heads=2),
-}
-
-
-@pytest.fixture(params=MAKES.values(), ids=MAKES)
-def model(request):
-    return seeded(request.param, 0)
-
-
-@pytest.fixture(scope="module")
-def data():
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(40, 1, 8, 8, generator=generator), torch.randint(3, (40,), generator=generator)
-
-
-class Tied(nn.Module):
-    """Two layers that share one weight."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b, self.head = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 3)
-        self.b.weight = self.a.weight
-
-    def forward(self, x):
-        return self.head(torch.relu(self.b(torch.relu(self.a(x.flatten(1))))))
 
 
 def weights_of(model):
@@ -99,8 +70,8 @@ def test_training_stays_on_the_grid_and_moves_it(model, data):
     assert all(len(row.unique()) <= 7 for w in weights_of(model).values() for row in w.flatten(1))
 
 
-def test_given_parameters_stay(data):
-    model = seeded(MAKES["mlp"], 0)
+def test_given_parameters_stay(data, makes):
+    model = seeded(makes["mlp"], 0)
     key = "layers.0.weight"
     p = A.fit(weights_of(model)[key], Scheme(4), by="mse")
     F.apply(model, {key: Scheme(4)}, parameters={key: p})
@@ -132,8 +103,8 @@ def test_applied_again_replaces(model):
     assert all(len(m.parametrizations.weight) == 1 for m in model.modules() if hasattr(m, "parametrizations"))
 
 
-def test_a_shared_weight_is_one_weight(data):
-    model = seeded(Tied, 0).eval()
+def test_a_shared_weight_is_one_weight(data, makes):
+    model = seeded(makes["tied"], 0).eval()
     keys = list(model.state_dict())
     F.apply(model, {"b.weight": Scheme(3), "head.weight": Scheme(4)})
     assert torch.equal(model.a.weight, model.b.weight)
@@ -169,8 +140,8 @@ def test_copies_and_other_parametrizations_live_their_own_lives(data):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-def test_other_types_keep_their_type(dtype):
-    model = F.apply(seeded(MAKES["convnet"], 0).to(dtype), Scheme(4))
+def test_other_types_keep_their_type(dtype, makes):
+    model = F.apply(seeded(makes["convnet"], 0).to(dtype), Scheme(4))
     assert all(w.dtype == dtype for w in weights_of(model).values())
     F.make_permanent(model)
     assert all(w.dtype == dtype for w in weights_of(model).values())
@@ -207,8 +178,8 @@ BAD = {
 
 
 @pytest.mark.parametrize(("schemes", "how", "error", "match"), BAD.values(), ids=BAD)
-def test_bad_input_changes_nothing(schemes, how, error, match):
-    model = seeded(MAKES["mlp"], 0)
+def test_bad_input_changes_nothing(schemes, how, error, match, makes):
+    model = seeded(makes["mlp"], 0)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(error, match=match):
         F.apply(model, schemes, **how)
@@ -216,8 +187,8 @@ def test_bad_input_changes_nothing(schemes, how, error, match):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_models_that_cannot_be_quantized_are_unchanged():
-    model = seeded(MAKES["mlp"], 0)
+def test_models_that_cannot_be_quantized_are_unchanged(makes):
+    model = seeded(makes["mlp"], 0)
     with torch.no_grad():
         model.head.weight[0, 0] = torch.nan
     with pytest.raises(ValueError, match=r"head\.weight.*NaN"):
@@ -289,8 +260,8 @@ def test_an_observer_of_zeros_and_of_bad_values():
         O.Observer(8)
 
 
-def test_inputs_of_layers_by_hand(data):
-    model = seeded(MAKES["mlp"], 0).train()
+def test_inputs_of_layers_by_hand(data, makes):
+    model = seeded(makes["mlp"], 0).train()
     before = copy.deepcopy(model.state_dict())
     seen = {}
     handles = [
@@ -322,16 +293,16 @@ def test_inputs_of_layers_by_hand(data):
     assert list(O.observe(model, data[0], scheme)) == list(found)
 
 
-def test_observing_other_models(model, data):
+def test_observing_other_models(model, data, makes):
     found = O.observe(model, data[0], Scheme(4, group="tensor"), by="mse")
     assert found.keys() <= weights_of(model).keys()
     assert len(found) >= len(weights_of(model)) - 1
-    tied = O.observe(seeded(Tied, 0), data[0], Scheme(4, group="tensor"))
+    tied = O.observe(seeded(makes["tied"], 0), data[0], Scheme(4, group="tensor"))
     assert list(tied) == ["a.weight", "head.weight"]
 
 
-def test_bad_calibration_data_is_an_error(data):
-    model, scheme, X = seeded(MAKES["mlp"], 0).train(), Scheme(8, group="tensor"), data[0].clone()
+def test_bad_calibration_data_is_an_error(data, makes):
+    model, scheme, X = seeded(makes["mlp"], 0).train(), Scheme(8, group="tensor"), data[0].clone()
     with pytest.raises(ValueError, match=r"X: .*at least one"):
         O.observe(model, X[:0], scheme)
     with pytest.raises(ValueError, match="group"):

@@ -412,6 +412,25 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: gptq(W, G, 4), "scheme: .*Scheme.*4"),
+        (lambda: comq(W, G, None), "scheme: .*Scheme.*None"),
+        (lambda: exhaustive(W[:, :3], G[:3, :3], 4, fit(W[:, :3], S)), "scheme: .*Scheme.*4"),
+        (lambda: exhaustive(W[:, :3], G[:3, :3], S, None), "parameters: .*None"),
+        (lambda: gptq(W.int(), G, S), "weight: .*int32"),
+        (lambda: comq(W, G.int(), S), "gram: .*int32"),
+        (lambda: gptq(W, W.tolist(), S), "gram: .*list"),
+        (lambda: output_error(W, None, G), "w_hat: .*NoneType"),
+        (lambda: obq(W, None, torch.round), "gram: .*NoneType"),
+    ],
+)
+def test_other_types_are_named(call, match):
+    with pytest.raises(TypeError, match=match):
+        call()
+
+
 @pytest.mark.parametrize(("arguments", "options", "match"), BAD.values(), ids=BAD)
 def test_bad_input_is_named_and_left_alone(arguments, options, match):
     before = [a.clone() for a in arguments[:2]]
@@ -433,6 +452,10 @@ def test_bad_input_is_named_and_left_alone(arguments, options, match):
         (lambda: gptq(W, G, S, damp=float("nan")), "damp.*nan"),
         (lambda: gptq(W, G, S, block=0), "block.*0"),
         (lambda: gptq(W, G, S, block=2.5), r"block.*2\.5"),
+        (lambda: gptq(W, G, S, damp=float("inf")), "damp.*finite.*inf"),
+        (lambda: inverse_factor(G, "0.01"), r"damp.*'0\.01'"),
+        (lambda: inverse_factor(G * float("nan")), "gram.*NaN"),
+        (lambda: inverse_factor(W), r"gram.*square.*\(10, 24\)"),
         (lambda: comq(W, G, S, sweeps=0), "sweeps.*0"),
         (lambda: comq(W, G, S, order="random"), "order.*random"),
         (lambda: comq(W, G, S, start="zero"), "start.*zero"),

@@ -23,6 +23,12 @@ MAX = {
     8: ([0.2451, 0.7560, 1.344, 2.152], 0.03454),
     16: ([0.1284, 0.3881, 0.6568, 0.9424, 1.256, 1.618, 2.069, 2.733], 0.009497),
 }
+# The positive values of HIGGS's scalar grids, as transformers ships them, to 7 digits.
+HIGGS = {
+    4: [0.4527800, 1.5104176],
+    8: [0.2450942, 0.7560053, 1.3439093, 2.1519456],
+    16: [0.1283950, 0.3880483, 0.6567591, 0.9423404, 1.2562312, 1.6180464, 2.0690172, 2.7325895],
+}
 
 
 def randn(*shape, seed=0):
@@ -108,6 +114,12 @@ def test_a_gaussian_grid_is_max_table(levels):
     expected = torch.tensor(values, dtype=torch.float64)
     torch.testing.assert_close(grid[-len(values) :], expected, atol=2e-3, rtol=0)
     assert gaussian_error(grid) == pytest.approx(error, rel=1e-3)
+
+
+@pytest.mark.parametrize("levels", HIGGS)
+def test_a_gaussian_grid_is_that_of_higgs(levels):
+    expected = torch.tensor(HIGGS[levels], dtype=torch.float64)
+    torch.testing.assert_close(G.gaussian_lloyd_max(levels)[levels // 2 :], expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 7, 16, 64, 255, 256])
@@ -324,6 +336,7 @@ BAD = {
     "grid axes": (lambda: G.nearest(x, torch.ones(1, 1, 1)), ValueError, r"grid: .*\(1, 1, 1\)"),
     "grid size": (lambda: G.nearest(x, randn(4, 5)), ValueError, r"grid: .*5.*\(2, 12\)"),
     "group": (lambda: G.round_groups(x, G.nf4(), 5), ValueError, r"group: .*5.*\(2, 12\)"),
+    "scale": (lambda: G.round_groups(x * 3.4e38, G.nf4(), 4), ValueError, r"x: .*bfloat16.*e\+38"),
     "by": (lambda: G.round_groups(x, G.nf4(), 4, by="mean"), ValueError, "by: .*mean"),
     "hadamard": (lambda: G.hadamard(6), ValueError, "n: .*power of two.*6"),
     "axis": (lambda: G.rotate(x, 0), ValueError, "x: last axis: .*power of two.*12"),

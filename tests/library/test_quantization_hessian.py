@@ -229,6 +229,7 @@ def test_the_loss_remembers_the_weights_of_its_moment():
 
 
 P = {"a": torch.ones(2, 2), "b": torch.ones(3)}
+X_NAN = torch.tensor([[1.0, 2.0], [3.0, math.nan], [0.0, 1.0], [1.0, 1.0]])
 
 
 def square(p):
@@ -248,13 +249,17 @@ def square(p):
         (lambda: exact(lambda p: 3.0, P), ValueError, r"loss.*scalar.*float"),
         (lambda: trace(lambda p: p["b"].log().sum() / 0, P, seed=0), ValueError, "loss.*finite.*nan"),
         (lambda: trace(square, P, probes=1, seed=0), ValueError, "probes.*2.*1"),
+        (lambda: trace(square, P, probes=2.5, seed=0), TypeError, r"probes.*2\.5"),
         (lambda: trace(square, P, chunk=0, seed=0), ValueError, "chunk.*0"),
+        (lambda: exact(square, P, chunk=1.5), TypeError, r"chunk.*1\.5"),
+        (lambda: top_eigenvalue(square, P, iterations=9.0, seed=0), TypeError, r"iterations.*9\.0"),
         (lambda: top_eigenvalue(square, P, iterations=0, seed=0), ValueError, "iterations.*0"),
         (lambda: top_eigenvalue(square, P, tolerance=-1, seed=0), ValueError, "tolerance.*-1"),
         (lambda: exact(square, {"a": torch.ones(LARGEST + 1)}), ValueError, f"{LARGEST + 1}.*trace"),
         (lambda: by_key(trace, square, {}, seed=0), ValueError, "params.*none"),
         (lambda: loss_of(nn.Linear(2, 3), torch.ones(4, 2), torch.ones(3)), ValueError, "y: .*4.*3"),
         (lambda: loss_of(nn.Linear(2, 3), torch.ones(0, 2), torch.ones(0)), ValueError, "X: .*none"),
+        (lambda: loss_of(nn.Linear(2, 3), X_NAN, torch.ones(4)), ValueError, "X: .*NaN"),
         (lambda: loss_of(nn.Linear(2, 3), torch.ones(4, 2), torch.ones(4), ["w"]), ValueError, "keys.*'w'"),
         (lambda: loss_of(nn.Linear(2, 3), torch.ones(4, 2), torch.ones(4), []), ValueError, "keys.*none"),
     ],

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -9,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from layerlab import storage
 from layerlab.models import ConvNet, seeded
 from layerlab.quantization import affine as A
 from layerlab.quantization import packed as P
@@ -181,15 +184,25 @@ def test_tuples_odd_keys_and_shared_memory(tmp_path):
     assert P.load_file(tmp_path / "f") == ({}, {})
 
 
-def test_a_file_that_is_altered_anywhere_is_refused(tmp_path):
+def test_the_same_content_makes_the_same_bytes(tmp_path):
+    """The library that writes the file orders several entries of metadata at random."""
+    found = set()
+    for _ in range(20):
+        P.save_file(tmp_path / "f", *example())
+        found.add((tmp_path / "f").read_bytes())
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("flip", [1, 0x80, 0xFF])
+def test_a_file_that_is_altered_anywhere_is_refused(tmp_path, flip):
     path = tmp_path / "f"
     P.save_file(path, *example())
     content = path.read_bytes()
     for i in range(len(content)):
         changed = bytearray(content)
-        changed[i] ^= 1 << (i % 8)
+        changed[i] ^= flip
         path.write_bytes(changed)
-        with pytest.raises(ValueError, match=str(path)):
+        with pytest.raises(ValueError, match=f"{path}: expected .*(checksum|altered)"):
             P.load_file(path)
 
 
@@ -197,9 +210,9 @@ def test_a_file_that_is_cut_short_or_longer_is_refused(tmp_path):
     path = tmp_path / "f"
     P.save_file(path, *example())
     content = path.read_bytes()
-    for changed in [content[:n] for n in range(0, len(content), 7)] + [content[:-1], content + b"\0"]:
+    for changed in [*(content[:n] for n in range(len(content))), content + b"\0"]:
         path.write_bytes(changed)
-        with pytest.raises(ValueError, match=str(path)):
+        with pytest.raises(ValueError, match=f"{path}: expected .*(checksum|altered)"):
             P.load_file(path)
 
 
@@ -215,32 +228,35 @@ def test_other_files_are_refused(tmp_path):
 def signed_off(path, change):
     """Rewrite the file with other tensors or another description, and a checksum that fits."""
     content = path.read_bytes()
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    metadata, tensors = header["__metadata__"] | {"sha256": "0" * 64}, safetensors.torch.load(content)
-    about = json.loads(metadata["quantized"])
-    change(tensors, about, metadata)
-    content = safetensors.torch.save(tensors, metadata | {"quantized": json.dumps(about)})
+    outer = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    header, tensors = json.loads(outer["__metadata__"]["layerlab"]), safetensors.torch.load(content)
+    header["sha256"] = "0" * 64
+    change(tensors, header["quantized"], header)
+    content = safetensors.torch.save(tensors, {"layerlab": json.dumps(header, separators=(",", ":"))})
     digest = hashlib.sha256(content).hexdigest()
     path.write_bytes(content.replace(b"0" * 64, digest.encode(), 1))
 
 
 def put(name, value):
-    return lambda tensors, about, metadata: tensors.update({name: value(tensors[name])})
+    return lambda tensors, about, header: tensors.update({name: value(tensors[name])})
 
 
 def say(key, **fields):
-    return lambda tensors, about, metadata: about[key].update(fields)
+    return lambda tensors, about, header: about[key].update(fields)
 
 
 BAD_FILES = {
     "codes out of range": (
         put("codes:b.weight", lambda t: P.pack(torch.full((54,), -4).char(), 3)),
-        r"-3\.\.3",
+        r"quantized\['b\.weight'\]: codes: .*-3\.\.3.*-4",
     ),
-    "codes missing": (lambda tensors, about, metadata: tensors.pop("codes:a.weight"), "codes:a.weight"),
+    "codes missing": (
+        lambda tensors, about, header: tensors.pop("codes:a.weight"),
+        "expected 'codes:a.weight'",
+    ),
     "too few codes": (put("codes:a.weight", lambda t: t[:-1]), "60 codes"),
     "bits after the last": (put("codes:a.weight", lambda t: t | 128), "after the last"),
-    "scale zero": (put("scale:a.weight", lambda t: t * 0), "scale: .*positive"),
+    "scale zero": (put("scale:a.weight", lambda t: t * 0), r"\['a\.weight'\]: scale: .*positive"),
     "scale nan": (put("scale:a.weight", lambda t: t * torch.nan), "scale: .*finite"),
     "scale shape": (put("scale:b.weight", lambda t: t[:2]), r"scale: .*\(3,\).*\(2,\)"),
     "zero points": (put("zero:a.weight", lambda t: t[:-1]), "15 codes"),
@@ -249,9 +265,12 @@ BAD_FILES = {
     "group": (say("a.weight", group=5), "divisor"),
     "shape": (say("b.weight", shape=[4, 18]), "bytes"),
     "negative shape": (say("b.weight", shape=[-3, -18]), r"\[-3, -18\]|-3"),
-    "no text": (lambda tensors, about, metadata: about.update({"a.weight": 3}), "subscriptable"),
-    "format": (lambda tensors, about, metadata: metadata.update(format="other"), "other"),
-    "no shape": (lambda tensors, about, metadata: about["a.weight"].pop("shape"), "shape"),
+    "bits of another type": (say("a.weight", bits="3"), r"\['a\.weight'\]: bits: .*'3'"),
+    "huge shape": (say("a.weight", shape=[2**62, 12]), r"\['a\.weight'\]"),
+    "no text": (lambda tensors, about, header: about.update({"a.weight": 3}), "subscriptable"),
+    "format": (lambda tensors, about, header: header.update(format="other"), "other"),
+    "no shape": (lambda tensors, about, header: about["a.weight"].pop("shape"), "expected 'shape'"),
+    "no weights": (lambda tensors, about, header: header.pop("quantized"), "expected 'quantized'"),
 }
 
 
@@ -276,6 +295,14 @@ def test_bad_input_leaves_the_file_as_it_was(tmp_path):
         ({"a": a._replace(codes=a.codes + 8)}, {}, ValueError, r"quantized\['a'\].*0\.\.7"),
         ({"a": a._replace(codes=a.codes.char())}, {}, TypeError, r"quantized\['a'\].*int8"),
         ({"a": a._replace(parameters=quantized["b.weight"].parameters)}, {}, ValueError, r"\['a'\]: scale"),
+        ({"a": a._replace(scheme=3)}, {}, TypeError, "scheme: .*3"),
+        ({"a": a._replace(parameters=None)}, {}, TypeError, r"parameters: .*None"),
+        (
+            {"a": a._replace(parameters=a.parameters._replace(scale=-a.parameters.scale))},
+            {},
+            ValueError,
+            "pos",
+        ),
         (quantized, {"a.weight": torch.zeros(2)}, ValueError, "rest: .*'a.weight'"),
         (quantized, {"n": 3}, TypeError, r"rest\['n'\].*int"),
     ]
@@ -288,16 +315,37 @@ def test_bad_input_leaves_the_file_as_it_was(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
-def test_a_disk_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+@contextmanager
+def full(*names):
+    """A file on a disk that has room for half of what is written."""
+    with open(*names) as file:
+
+        def write(content):
+            file.write(content[: len(content) // 2])
+            raise OSError("no space left")
+
+        yield SimpleNamespace(write=write)
+
+
+@pytest.mark.parametrize("before", [None, 3], ids=["no file", "a file"])
+@pytest.mark.parametrize("where", ["write", "rename"])
+def test_a_disk_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch, where, before):
     path = tmp_path / "f"
-    P.save_file(path, *example(3))
-    before = path.read_bytes()
+    if before:
+        P.save_file(path, *example(before))
+    content = path.read_bytes() if before else None
 
     def fails(*names):
-        raise OSError("full")
+        raise OSError("no space left")
 
-    monkeypatch.setattr("layerlab.storage.os.replace", fails)
-    with pytest.raises(OSError, match="full"):
+    if where == "write":
+        monkeypatch.setattr(storage, "open", full, raising=False)
+    else:
+        monkeypatch.setattr(storage.os, "replace", fails)
+    with pytest.raises(OSError, match="no space left"):
         P.save_file(path, *example(4))
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == (["f"] if before else [])
+    if before:
+        assert path.read_bytes() == content
+        P.load_file(path)

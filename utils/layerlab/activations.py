@@ -1,10 +1,12 @@
-"""What a network's layers read: the Gram matrices of their inputs.
+"""What a network's layers read: the Gram matrices of their inputs, and their inverses.
 
 Many methods need of a layer's inputs X only XᵀX: a least-squares merge (RegMean), a score by activations
 (Wanda), a second-order update (SparseGPT), a low-rank factorization of what the layer does to its data.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from layerlab.train import check_state, evaluating
+
+_SINGULAR = 1e-12  # share of an input that the others do not explain, below which it counts as none
 
 
 def check_inputs(X: Tensor, batch_size: int) -> None:
@@ -130,3 +134,59 @@ def gram(
             hooks.append((module, hook(first[f"{name}.weight" if name else "weight"])))
     watch(model, X, hooks, state=state, batch_size=batch_size)
     return {alias: found[name] for name, aliases in names.items() if name in found for alias in aliases}
+
+
+def damped(gram: Tensor, damp: float = 0.01) -> Tensor:
+    """XᵀX + λ in float64, λ = `damp` times the mean of the diagonal; inputs that are always zero get a 1.
+
+    Args:
+        gram: XᵀX, (d, d).
+        damp: share of the mean of the diagonal that is added to it, at least 0.
+
+    Raises:
+        ValueError: `damp` is negative or not finite; `gram` is not square or not finite.
+
+    >>> damped(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), damp=0.1)
+    tensor([[2.1000, 0.0000],
+            [0.0000, 1.1000]], dtype=torch.float64)
+    """
+    if not isinstance(damp, Real) or not 0 <= damp < math.inf:
+        raise ValueError(f"damp: expected a finite number of at least 0, got {damp!r}")
+    if gram.ndim != 2 or gram.shape[0] != gram.shape[1]:
+        raise ValueError(f"gram: expected a square matrix, got shape {tuple(gram.shape)}")
+    if not torch.isfinite(gram).all():
+        raise ValueError("gram: expected finite values, got NaN or infinity")
+    H = gram.detach().to(torch.float64, copy=True)
+    diagonal = H.diagonal()
+    diagonal += damp * diagonal.mean()
+    diagonal += (gram.diagonal() <= 0).double()
+    return H
+
+
+def inverse_factor(gram: Tensor, damp: float = 0.01) -> Tensor:
+    """The upper triangular U with UᵀU = (XᵀX + λ)⁻¹, the sum as of `damped`.
+
+    Row j of U over U_jj tells how the later weights make up for an error of w_j once the earlier ones are
+    fixed. With R upper triangular and R Rᵀ = XᵀX + λ, which is a Cholesky factor in reversed order, U = R⁻¹:
+    nothing is inverted but a triangle.
+
+    Args:
+        gram: XᵀX, (d, d).
+        damp: as in `damped`.
+
+    Raises:
+        ValueError: as `damped`; the sum is singular.
+
+    >>> inverse_factor(torch.tensor([[4.0, 0.0], [0.0, 1.0]]), damp=0)
+    tensor([[0.5000, 0.0000],
+            [0.0000, 1.0000]], dtype=torch.float64)
+    """
+    H = damped(gram, damp)
+    factor, failed = torch.linalg.cholesky_ex(H.flip(0, 1))
+    R = factor.flip(0, 1)
+    if failed or (R.diagonal().square() <= _SINGULAR * H.diagonal()).any():
+        raise ValueError(
+            f"gram: expected a matrix that damp={damp} makes positive definite, got a singular one of size "
+            f"{len(H)}; take more examples than inputs, or a larger damp such as 0.01"
+        )
+    return torch.linalg.solve_triangular(R, torch.eye(len(R), dtype=R.dtype, device=R.device), upper=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from layerlab.activations import check_inputs, gram, watch
+from layerlab.activations import check_inputs, gram, inverse_factor, watch
 from layerlab.layers import layers_of
 from layerlab.pruning._checks import check_gram, check_mask, check_sparsity, check_weight, shares_of
 from layerlab.pruning._select import keep_in_rows, keep_largest
@@ -25,20 +25,10 @@ def inverse_hessian(gram: Tensor, damp: float = 0.01) -> Tensor:
         damp: share of the mean of the diagonal that is added to it, at least 0.
 
     Raises:
-        ValueError: `damp` is negative, or the sum is singular.
+        ValueError: `damp` is negative or not finite, or the sum is singular.
     """
-    if not damp >= 0:
-        raise ValueError(f"damp: expected a number of at least 0, got {damp}")
-    H = gram.double().clone()
-    diagonal = H.diagonal()
-    diagonal += damp * diagonal.mean()
-    diagonal += (gram.diagonal() <= 0).double()
-    factor, failed = torch.linalg.cholesky_ex(H)
-    if failed:
-        raise ValueError(
-            f"gram: expected a matrix that damp={damp} makes positive definite, got a singular one"
-        )
-    return torch.cholesky_inverse(factor)
+    U = inverse_factor(gram, damp)
+    return U.T @ U
 
 
 @torch.no_grad()
@@ -93,7 +83,7 @@ def sparsegpt(
             raise ValueError(f"n_of_m: expected (n, m), 1 <= n <= m, m a divisor of {d}, got {n_of_m}")
     keep = torch.ones_like(W, dtype=torch.bool) if mask is None else _flat_mask(mask, weight)
     alive = gram.diagonal() > 0
-    U = torch.linalg.cholesky(inverse_hessian(gram, damp), upper=True)
+    U = inverse_factor(gram, damp)
     removed = 0
     for start in range(0, d, block):
         stop = min(start + block, d)

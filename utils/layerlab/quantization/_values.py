@@ -1,4 +1,4 @@
-"""What grids and signs ask of their arguments; each error says what was expected and what came."""
+"""What quantization asks of numbers and tensors; each error says what was expected and what came."""
 
 import math
 from numbers import Real
@@ -31,11 +31,16 @@ def check_floating(x: Tensor, name: str = "x") -> None:
         raise TypeError(f"{name}: expected a floating-point tensor, got {found}")
 
 
-def check_values(x: Tensor, name: str = "x") -> Tensor:
-    """The values in float64, without gradient; raise unless there are some and all are finite."""
+def check_finite(x: Tensor, name: str = "x") -> None:
+    """Raise unless x is a floating-point tensor, not empty and finite."""
     check_floating(x, name)
     if not x.numel():
         raise ValueError(f"{name}: expected at least one value, got shape {tuple(x.shape)}")
-    if not torch.isfinite(x).all():
+    if not torch.isfinite(torch.stack(x.detach().aminmax())).all():
         raise ValueError(f"{name}: expected finite values, got NaN or infinity")
+
+
+def check_values(x: Tensor, name: str = "x") -> Tensor:
+    """The values in float64, without gradient; raise as `check_finite`."""
+    check_finite(x, name)
     return x.detach().double()

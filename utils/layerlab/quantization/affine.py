@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from layerlab.quantization._values import check_finite, check_values
 from layerlab.quantization.scheme import (
     Parameters,
     Quantized,
@@ -20,7 +21,7 @@ from layerlab.quantization.scheme import (
     check_how,
     check_parameters,
     check_scale_dtype,
-    check_values,
+    check_scheme,
     schemes_of,
 )
 
@@ -66,14 +67,15 @@ def fit(
             rounded to it before anything is encoded.
 
     Raises:
-        TypeError: `x` is no floating-point tensor.
+        TypeError: `x` is no floating-point tensor, `scheme` no `Scheme`.
         ValueError: NaN or infinity; a group that does not divide; `by` or `percentile` unknown; a range that
             `scale_dtype` cannot hold.
 
     >>> fit(torch.tensor([[-1.0, 3.0], [0.0, 0.0]]), Scheme(2, symmetric=False))
     Parameters(scale=tensor([1.3333, 1.0000]), zero=tensor([1, 0], dtype=torch.int32))
     """
-    check_values(x)
+    check_finite(x)
+    check_scheme(scheme)
     check_how(by, percentile)
     check_scale_dtype(scale_dtype)
     shape = scheme.groups(x.shape)
@@ -181,14 +183,14 @@ def encode(x: Tensor, scheme: Scheme, parameters: Parameters) -> Tensor:
     What lies outside the range gets the lowest or the highest code. Ties go to the even code.
 
     Raises:
-        TypeError: `x` is no floating-point tensor.
+        TypeError: `x` is no floating-point tensor, `scheme` no `Scheme`, `parameters` not two tensors.
         ValueError: NaN or infinity; parameters of another shape or out of range.
 
     >>> s = Scheme(3)
     >>> encode(torch.tensor([[0.1, -0.6, 3.0]]), s, Parameters(torch.tensor([0.5]), torch.tensor([0])))
     tensor([[ 0, -1,  3]], dtype=torch.int8)
     """
-    check_values(x)
+    check_finite(x)
     check_parameters(parameters, scheme, x.shape)
     rows = rows_of(x, scheme)
     scale, zero = (p.reshape(-1, 1).to(rows.dtype) for p in parameters)
@@ -258,12 +260,11 @@ def snr_db(x: Tensor, x_hat: Tensor) -> float:
     >>> snr_db(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5]))
     20.0
     """
+    x, x_hat = check_values(x), check_values(x_hat, "x_hat")
     if x.shape != x_hat.shape:
         raise ValueError(f"x_hat: expected shape {tuple(x.shape)}, got {tuple(x_hat.shape)}")
-    check_values(x)
-    check_values(x_hat, "x_hat")
-    signal = x.detach().double().square().sum()
+    signal = x.square().sum()
     if not signal:
         raise ValueError("x: expected some value that is not zero, got only zeros")
-    noise = (x.detach().double() - x_hat.detach().double()).square().sum()
+    noise = (x - x_hat).square().sum()
     return float(10 * torch.log10(signal / noise))

@@ -49,6 +49,7 @@ def comq(
         `weight`. Weights of inputs that are always zero are rounded to nearest.
 
     Raises:
+        TypeError: `scheme` is no `Scheme`; a tensor is not floating point.
         ValueError: shapes differ; values are not finite; a group that does not divide; an option unknown or
             out of range.
 

@@ -12,7 +12,14 @@ from torch.nn.utils import parametrize
 
 from layerlab.layers import bake, layers_of, original, wears
 from layerlab.quantization.affine import By, fit, fit_rows, round_rows, rows_of
-from layerlab.quantization.scheme import Parameters, Scheme, check_how, check_parameters, schemes_of
+from layerlab.quantization.scheme import (
+    Parameters,
+    Scheme,
+    check_how,
+    check_parameters,
+    check_scheme,
+    schemes_of,
+)
 
 
 class FakeQuant(nn.Module):
@@ -47,8 +54,7 @@ class FakeQuant(nn.Module):
         percentile: float = 99.9,
     ):
         super().__init__()
-        if not isinstance(scheme, Scheme):
-            raise TypeError(f"scheme: expected a Scheme, got {scheme!r}")
+        check_scheme(scheme)
         check_how(by, percentile)
         self.scheme, self.by, self.percentile = scheme, by, percentile
         scale, zero = (None, None) if parameters is None else (p.detach().clone() for p in parameters)

@@ -11,11 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from layerlab.activations import damped, inverse_factor
+from layerlab.quantization._values import check_values
 from layerlab.quantization.affine import decode, fit, nearest_codes
-from layerlab.quantization.scheme import Parameters, Scheme, check_parameters, check_values
+from layerlab.quantization.scheme import Parameters, Scheme, check_parameters, check_scheme
 
 LARGEST = 2_000_000  # rows of codes that `exhaustive` tries for a unit
-_SINGULAR = 1e-12  # share of an input that the others do not explain, below which it counts as none
 
 
 class Rounded(NamedTuple):
@@ -40,11 +41,11 @@ def output_error(weight: Tensor, w_hat: Tensor, gram: Tensor) -> float:
     >>> output_error(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 3.0]]), X.T @ X)
     1.0
     """
-    if w_hat.shape != weight.shape:
-        raise ValueError(f"w_hat: expected shape {tuple(weight.shape)}, got {tuple(w_hat.shape)}")
-    check_values(w_hat, "w_hat")
     W, G = check_layer(weight, gram)
-    change = W - w_hat.detach().double().flatten(1)
+    rounded = check_values(w_hat, "w_hat")
+    if rounded.shape != weight.shape:
+        raise ValueError(f"w_hat: expected shape {tuple(weight.shape)}, got {tuple(rounded.shape)}")
+    change = W - rounded.flatten(1)
     return ((change @ G) * change).sum().item()
 
 
@@ -54,8 +55,7 @@ def rtn(weight: Tensor, quantize: Callable[[Tensor], Tensor]) -> Tensor:
     >>> rtn(torch.tensor([[0.2, 1.7]]), torch.round)
     tensor([[0., 2.]])
     """
-    check_values(weight, "weight")
-    return quantize(weight.detach().double()).to(weight.dtype)
+    return quantize(check_values(weight, "weight")).to(weight.dtype)
 
 
 @torch.no_grad()
@@ -77,7 +77,7 @@ def obq(
         weight: (out, in) or (out, in, height, width).
         gram: XᵀX of the layer's inputs, (d, d), d the number of inputs of a unit.
         quantize: maps a float64 matrix (out, d) to the nearest values of a grid that stays the same.
-        damp: as in `inverse_factor`.
+        damp: as in `layerlab.activations.inverse_factor`.
         greedy: choose by the formula, each unit in its own order; else from left to right, as GPTQ does.
 
     Returns:
@@ -91,7 +91,7 @@ def obq(
     """
     W, G = check_layer(weight, gram)
     inverse_factor(G, damp)  # says what is wrong with the Gram matrix
-    H = _damped(G, damp)
+    H = damped(G, damp)
     left = [list(range(len(H))) for _ in W]
     for _ in range(len(H)):
         Q = quantize(W)
@@ -104,37 +104,6 @@ def obq(
             row[rounded] = value
             del F[p]
     return W.view(weight.shape).to(weight.dtype)
-
-
-def inverse_factor(gram: Tensor, damp: float = 0.01) -> Tensor:
-    """The upper triangular U with UᵀU = (XᵀX + λ)⁻¹, λ = `damp` times the mean of the diagonal.
-
-    Row j of U over U_jj tells how the later weights make up for an error of w_j once the earlier ones are
-    fixed. With R upper triangular and R Rᵀ = XᵀX + λ, which is a Cholesky factor in reversed order, U = R⁻¹:
-    nothing is inverted but a triangle. Inputs that are always zero get a 1 on the diagonal.
-
-    Args:
-        gram: XᵀX, (d, d).
-        damp: share of the mean of the diagonal that is added to it, at least 0.
-
-    Raises:
-        ValueError: `damp` is negative, or the sum is singular.
-
-    >>> inverse_factor(torch.tensor([[4.0, 0.0], [0.0, 1.0]]), damp=0)
-    tensor([[0.5000, 0.0000],
-            [0.0000, 1.0000]], dtype=torch.float64)
-    """
-    if not damp >= 0:
-        raise ValueError(f"damp: expected a number of at least 0, got {damp}")
-    H = _damped(gram.double(), damp)
-    factor, failed = torch.linalg.cholesky_ex(H.flip(0, 1))
-    R = factor.flip(0, 1)
-    if failed or (R.diagonal().square() <= _SINGULAR * H.diagonal()).any():
-        raise ValueError(
-            f"gram: expected a matrix that damp={damp} makes positive definite, got a singular one of size "
-            f"{len(H)}; take more examples than inputs, or a larger damp such as 0.01"
-        )
-    return torch.linalg.solve_triangular(R, torch.eye(len(R), dtype=R.dtype, device=R.device), upper=True)
 
 
 @torch.no_grad()
@@ -153,14 +122,15 @@ def gptq(
     What `obq` does, in one order for all units: then the inverses of all steps are in one Cholesky factor U
     (`inverse_factor`), and rounding w_j adds −(w_j − q_j) U_jk / U_jj to each later w_k. Columns after the
     present block get the changes of the whole block in one matrix product, so the size of a block changes
-    the time and not the result.
+    the time and not the result. 1024 inputs and 1024 outputs take about twice the time of one linear solve of
+    that size; `benchmarks/quantize.py` measures it.
 
     Args:
         weight: (out, in) or (out, in, height, width).
         gram: XᵀX of the layer's inputs, (d, d), d the number of inputs of a unit.
         scheme: bits, symmetry and groups. Groups of consecutive inputs get their scales when the first is
             reached, from the weights as they are then; with `act_order` at the start, like the others.
-        damp: as in `inverse_factor`.
+        damp: as in `layerlab.activations.inverse_factor`.
         block: columns per block, rounded up to whole groups.
         act_order: round first what belongs to the inputs of largest squared sum.
         **how: for `affine.fit`.
@@ -170,6 +140,7 @@ def gptq(
         `weight`. Weights of inputs that are always zero are rounded to nearest.
 
     Raises:
+        TypeError: `scheme` is no `Scheme`; a tensor is not floating point.
         ValueError: shapes differ; values are not finite; a group that does not divide; a number out of range;
             a singular Hessian, from too few examples without damping.
 
@@ -225,6 +196,7 @@ def exhaustive(weight: Tensor, gram: Tensor, scheme: Scheme, parameters: Paramet
     tensor([[0, 1, 1]], dtype=torch.int8)
     """
     W, G = check_layer(weight, gram)
+    check_scheme(scheme)
     levels = torch.arange(scheme.low, scheme.high + 1, dtype=torch.float64)
     if len(levels) ** len(G) > LARGEST:
         raise ValueError(
@@ -243,17 +215,16 @@ def exhaustive(weight: Tensor, gram: Tensor, scheme: Scheme, parameters: Paramet
 
 def check_layer(weight: Tensor, gram: Tensor) -> tuple[Tensor, Tensor]:
     """A copy of the weight, one row per unit, and the Gram matrix, both float64; raise unless they fit."""
-    check_values(weight, "weight")
-    if weight.ndim < 2:
-        raise ValueError(f"weight: expected shape (out, in, …), got {tuple(weight.shape)}")
-    d = weight[0].numel()
-    if gram.shape != (d, d):
-        raise ValueError(f"gram: expected shape {(d, d)}, got {tuple(gram.shape)}")
-    check_values(gram, "gram")
-    G = gram.detach().double()
+    W = check_values(weight, "weight")
+    if W.ndim < 2:
+        raise ValueError(f"weight: expected shape (out, in, …), got {tuple(W.shape)}")
+    W, G = W.flatten(1).clone(), check_values(gram, "gram")
+    d = W.shape[1]
+    if G.shape != (d, d):
+        raise ValueError(f"gram: expected shape {(d, d)}, got {tuple(G.shape)}")
     if not torch.allclose(G, G.T, rtol=1e-4, atol=1e-6 * G.abs().max().item()) or (G.diagonal() < 0).any():
         raise ValueError("gram: expected XᵀX, symmetric and without negative numbers on the diagonal")
-    return weight.detach().double().flatten(1).clone(), G
+    return W, G
 
 
 def width_of(scheme: Scheme, d: int) -> int:
@@ -271,11 +242,3 @@ def finish(codes: Tensor, weight: Tensor, scheme: Scheme, parameters: Parameters
     """Codes (out, d) in the type and shape that they are kept in, with what they stand for."""
     whole = codes.to(scheme.dtype).reshape(weight.shape)
     return Rounded(whole, parameters, decode(whole, scheme, parameters, weight.dtype))
-
-
-def _damped(gram: Tensor, damp: float) -> Tensor:
-    H = gram.clone()
-    diagonal = H.diagonal()
-    diagonal += damp * diagonal.mean()
-    diagonal += (gram.diagonal() <= 0).double()
-    return H

@@ -217,6 +217,8 @@ def round_groups(x: Tensor, grid: Tensor, group: int, *, by: Literal["max", "rms
     else:
         scale = wide.square().mean(-1, keepdim=True).sqrt()
     scale = scale.bfloat16().double()
+    if not torch.isfinite(scale).all():
+        raise ValueError(f"x: expected values whose scale bfloat16 can hold, got up to {wide.abs().max()}")
     values = nearest(wide / torch.where(scale > 0, scale, 1), grid)[1] * scale
     return values.reshape(x.shape).to(x.dtype)
 

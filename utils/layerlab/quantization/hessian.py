@@ -15,6 +15,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from layerlab.activations import check_inputs
+from layerlab.quantization._values import check_integer
 from layerlab.train import evaluating
 
 Params = Mapping[str, Tensor]
@@ -151,8 +152,7 @@ def top_eigenvalue(
     >>> round(value, 3), vector["a"].abs().round(decimals=1)
     (-8.0, tensor([0., 1.]))
     """
-    if iterations < 1:
-        raise ValueError(f"iterations: expected at least 1, got {iterations}")
+    check_integer(iterations, "iterations", 1, None)
     if not tolerance >= 0:
         raise ValueError(f"tolerance: expected a number of at least 0, got {tolerance}")
     _check(loss, params)
@@ -193,8 +193,7 @@ def trace(loss: Loss, params: Params, *, probes: int = 64, seed: int, chunk: int
     >>> trace(lambda p: (p["a"] ** 2).sum(), {"a": torch.ones(3)}, probes=5, seed=0)
     Trace(mean=6.0, standard_error=0.0)
     """
-    if probes < 2:
-        raise ValueError(f"probes: expected at least 2, for the standard error, got {probes}")
+    check_integer(probes, "probes", 2, None)
     _check(loss, params)
     product, generator = _product(loss, params, chunk), torch.Generator().manual_seed(seed)
     parts = []
@@ -240,8 +239,8 @@ def _product(
     loss: Loss, params: Params, chunk: int | None = None
 ) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
     """The map v → H v; with `chunk` of many v, along a first axis, so many at once."""
-    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
-        raise ValueError(f"chunk: expected an integer of at least 1, got {chunk!r}")
+    if chunk is not None:
+        check_integer(chunk, "chunk", 1, None)
     at = {key: p.detach() for key, p in params.items()}
     gradient = torch.func.grad(loss)
 

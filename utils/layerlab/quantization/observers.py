@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from layerlab.activations import watch
 from layerlab.layers import layers_of
+from layerlab.quantization._values import check_finite
 from layerlab.quantization.affine import By, from_range, least_error
-from layerlab.quantization.scheme import Parameters, Scheme, check_how, check_scale_dtype, check_values
+from layerlab.quantization.scheme import Parameters, Scheme, check_how, check_scale_dtype, check_scheme
 
 _BINS = 8192
 
@@ -36,8 +37,7 @@ class Observer:
     """
 
     def __init__(self, scheme: Scheme):
-        if not isinstance(scheme, Scheme):
-            raise TypeError(f"scheme: expected a Scheme, got {scheme!r}")
+        check_scheme(scheme)
         if scheme.group != "tensor":
             raise ValueError(f"scheme: expected group='tensor' for activations, got {scheme.group!r}")
         self.scheme = scheme
@@ -54,7 +54,7 @@ class Observer:
             TypeError: no floating-point tensor.
             ValueError: no values, NaN or infinity. Nothing is taken in then.
         """
-        check_values(x)
+        check_finite(x)
         x = x.detach().flatten().to("cpu", torch.float64)
         low, high = (float(v) for v in x.aminmax())
         most = max(-low, high)

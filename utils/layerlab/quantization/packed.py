@@ -1,13 +1,12 @@
 """Codes at their own size: a stream of bits, and files that hold a quantized model at the size it claims.
 
 The file is a safetensors file. Of each quantized weight it holds the packed codes, the scales in their type
-and, if asymmetric, the packed zero points; the header says how to read them and holds the SHA-256 of the
-file.
+and, if asymmetric, the packed zero points; the header begins with the SHA-256 of the file and says how to
+read them. The same content makes the same bytes.
 """
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,7 +21,9 @@ from layerlab.storage import whole
 
 _FORMAT = "layerlab-quantized-1"
 _BLANK = "0" * 64
-_DIGEST = rb'"sha256":"([0-9a-f]{64})"'
+# What follows the length of the header. All is JSON in one entry: the library orders several at random.
+_START = rb'{"__metadata__":{"layerlab":"{\"sha256\":\"'
+_DIGEST = slice(8 + len(_START), 8 + len(_START) + len(_BLANK))
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
@@ -148,13 +149,11 @@ def save_file(
         tensors[f"rest:{key}"] = value
     # Copies: the library refuses tensors that share memory.
     tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
-    metadata = {"format": _FORMAT, "quantized": json.dumps(about), "sha256": _BLANK}
-    content = safetensors.torch.save(tensors, metadata)
-    blank = f'"sha256":"{_BLANK}"'.encode()
-    digest = hashlib.sha256(content).hexdigest()
-    content = content.replace(blank, f'"sha256":"{digest}"'.encode(), 1)
+    header = {"sha256": _BLANK, "format": _FORMAT, "quantized": about}
+    content = safetensors.torch.save(tensors, {"layerlab": json.dumps(header, separators=(",", ":"))})
+    digest = hashlib.sha256(content).hexdigest().encode()
     with whole(Path(path)) as file:
-        file.write(content)
+        file.write(content[: _DIGEST.start] + digest + content[_DIGEST.stop :])
 
 
 def load_file(path: str | Path) -> tuple[dict[str, Quantized], dict[str, Tensor]]:
@@ -165,47 +164,41 @@ def load_file(path: str | Path) -> tuple[dict[str, Quantized], dict[str, Tensor]
         OSError: it cannot be read.
     """
     content = Path(path).read_bytes()
-    end = 8 + int.from_bytes(content[:8], "little")
-    found = re.compile(_DIGEST).search(content, 8, max(8, min(end, len(content))))
-    if not found:
+    if content[8 : _DIGEST.start] != _START:
         raise ValueError(f"{path}: expected a file of save_file, found no checksum in its header")
-    blank = content[: found.start(1)] + _BLANK.encode() + content[found.end(1) :]
-    if hashlib.sha256(blank).hexdigest().encode() != found[1]:
+    blank = content[: _DIGEST.start] + _BLANK.encode() + content[_DIGEST.stop :]
+    if hashlib.sha256(blank).hexdigest().encode() != content[_DIGEST]:
         raise ValueError(f"{path}: expected the content of its checksum, found it cut short or altered")
     try:
-        metadata = json.loads(content[8:end])["__metadata__"]
-        if metadata["format"] != _FORMAT:
-            raise ValueError(f"expected the format {_FORMAT!r}, got {metadata['format']!r}")
+        end = 8 + int.from_bytes(content[:8], "little")
+        header = json.loads(json.loads(content[8:end])["__metadata__"]["layerlab"])
+        if header["format"] != _FORMAT:
+            raise ValueError(f"expected the format {_FORMAT!r}, got {header['format']!r}")
         tensors = safetensors.torch.load(content)
-        quantized = {
-            key: _read(tensors, key, each) for key, each in json.loads(metadata["quantized"]).items()
-        }
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        RuntimeError,
-        safetensors.SafetensorError,
-    ) as error:
+        quantized = {key: _read(tensors, key, each) for key, each in header["quantized"].items()}
+    except KeyError as missing:
+        raise ValueError(f"{path}: expected {missing}, found none") from missing
+    except (AttributeError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise ValueError(f"{path}: {error}") from error
     return quantized, {k.removeprefix("rest:"): v for k, v in tensors.items() if k.startswith("rest:")}
 
 
 def _read(tensors: Mapping[str, Tensor], key: str, about: Mapping) -> Quantized:
-    scheme = Scheme(about["bits"], about["symmetric"], about["group"])
-    shape = tuple(about["shape"])
-    count = torch.Size(shape).numel()
-    codes = unpack(tensors[f"codes:{key}"], scheme.bits, count, scheme.symmetric).view(shape)
-    check_codes(codes, scheme, f"codes of {key!r}")
-    scale = tensors[f"scale:{key}"]
-    if scheme.symmetric:
-        zero = torch.zeros_like(scale, dtype=torch.int32)
-    else:
-        zero = unpack(tensors[f"zero:{key}"], scheme.bits, scale.numel(), False).view(scale.shape).int()
-    parameters = Parameters(scale, zero)
-    check_parameters(parameters, scheme, shape)
-    return Quantized(codes, scheme, parameters)
+    try:
+        scheme = Scheme(about["bits"], about["symmetric"], about["group"])
+        shape = tuple(about["shape"])
+        count = torch.Size(shape).numel()
+        codes = unpack(tensors[f"codes:{key}"], scheme.bits, count, scheme.symmetric).view(shape)
+        check_codes(codes, scheme)
+        scale = tensors[f"scale:{key}"]
+        if scheme.symmetric:
+            zero = torch.zeros_like(scale, dtype=torch.int32)
+        else:
+            zero = unpack(tensors[f"zero:{key}"], scheme.bits, scale.numel(), False).view(scale.shape).int()
+        check_parameters(Parameters(scale, zero), scheme, shape)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"quantized[{key!r}]: {error}") from error
+    return Quantized(codes, scheme, Parameters(scale, zero))
 
 
 def state_of(

@@ -106,21 +106,17 @@ class Quantized(NamedTuple):
     parameters: Parameters
 
 
-def check_values(x: Tensor, name: str = "x") -> None:
-    """Raise unless `x` is a floating-point tensor, not empty and finite."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise TypeError(f"{name}: expected a floating-point tensor, got {getattr(x, 'dtype', type(x))}")
-    if not x.numel():
-        raise ValueError(f"{name}: expected at least one entry, got shape {tuple(x.shape)}")
-    if not torch.isfinite(torch.stack(x.detach().aminmax())).all():
-        raise ValueError(f"{name}: expected finite values, got NaN or infinity")
+def check_scheme(scheme: Scheme) -> None:
+    """Raise TypeError unless it is a `Scheme`."""
+    if not isinstance(scheme, Scheme):
+        raise TypeError(f"scheme: expected a Scheme, got {scheme!r}")
 
 
 def check_how(by: str, percentile: float) -> None:
     """Raise ValueError unless `by` is known and `percentile` lies in (0, 100]."""
     if by not in ("range", "percentile", "mse"):
         raise ValueError(f"by: expected 'range', 'percentile' or 'mse', got {by!r}")
-    if not isinstance(percentile, Real) or not 0 < percentile <= 100:
+    if isinstance(percentile, bool) or not isinstance(percentile, Real) or not 0 < percentile <= 100:
         raise ValueError(f"percentile: expected a number in (0, 100], got {percentile!r}")
 
 
@@ -131,7 +127,10 @@ def check_scale_dtype(dtype: torch.dtype) -> None:
 
 
 def check_parameters(parameters: Parameters, scheme: Scheme, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless scales and zero points have their shape and lie in their range."""
+    """Raise unless scales and zero points are tensors of their shape and lie in their range."""
+    check_scheme(scheme)
+    if not isinstance(parameters, tuple) or not all(isinstance(p, Tensor) for p in parameters):
+        raise TypeError(f"parameters: expected two tensors, Parameters(scale, zero), got {parameters!r}")
     scale, zero = parameters
     expected = scheme.groups(shape)
     for name, value in (("scale", scale), ("zero", zero)):
@@ -146,6 +145,7 @@ def check_parameters(parameters: Parameters, scheme: Scheme, shape: tuple[int, .
 
 def check_codes(codes: Tensor, scheme: Scheme, name: str = "codes") -> None:
     """Raise unless codes have the type of the scheme and lie in its range."""
+    check_scheme(scheme)
     if codes.dtype != scheme.dtype:
         raise TypeError(f"{name}: expected {scheme.dtype}, got {codes.dtype}")
     if codes.numel() and (codes.min() < scheme.low or codes.max() > scheme.high):
@@ -178,6 +178,7 @@ def bits_per_weight(shape: tuple[int, ...], scheme: Scheme, *, scale_bits: int =
     >>> bits_per_weight((8, 64), Scheme(4, group=32)), bits_per_weight((8, 64), Scheme(4, False, 32))
     (4.5, 4.625)
     """
+    check_scheme(scheme)
     if scale_bits < 0:
         raise ValueError(f"scale_bits: expected at least 0, got {scale_bits}")
     groups = torch.Size(scheme.groups(shape)).numel()
