@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import operator
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,13 @@ VALUES = {
     "nested": [[0], []],
     "nested otherwise": [[], [0]],
     "set": {0},
+    "slice": slice(0, 1),
+    "slice with a step": slice(0, 1, 2),
+    "range": range(0, 1),
+    "range with a step": range(0, 1, 2),
+    "pattern": re.compile("0"),
+    "pattern of bytes": re.compile(b"0"),
+    "pattern with a flag": re.compile("0", re.I),
     "mapping": {"a": 0},
     "mapping with another key": {"b": 0},
     "mapping with another value": {"a": 1},

@@ -14,6 +14,7 @@ import importlib.util
 import inspect
 import json
 import platform
+import re
 import sys
 import types
 import typing
@@ -44,8 +45,8 @@ def fingerprint(*values: object) -> str:
     """A hash of values, as hexadecimal digits; equal in every process that has equal values.
 
     Args:
-        values: numbers, text, tensors, NumPy arrays, modules of a network, generators, functions, classes,
-            Python modules, and lists, tuples, sets, dictionaries and dataclasses of them.
+        values: numbers, text, patterns, slices, tensors, NumPy arrays, modules of a network, generators,
+            functions, classes, Python modules, and lists, tuples, sets, dictionaries and dataclasses of them.
 
     Raises:
         TypeError: something else is among them, or is reached by a function; the message says by which way.
@@ -81,6 +82,10 @@ class _Walk:
             return [type(value).__name__, found]
         if isinstance(value, set | frozenset):
             return ["set", sorted((self.describe(v, way) for v in value), key=json.dumps)]
+        if isinstance(value, slice | range):
+            return [type(value).__name__, self.describe([value.start, value.stop, value.step], way)]
+        if isinstance(value, re.Pattern):
+            return ["pattern", self.describe([value.pattern, value.flags], way)]
         if isinstance(value, torch.library.Library):
             return ["library", value.ns, value.kind]
         if isinstance(value, torch.Generator):
