@@ -6,8 +6,8 @@ The breaks concern claims that do not rest on each other, so that one run can ho
 import pytest
 
 SMALL = """
-SEEDS, RATES, EXPONENTS = 6, (0.01, 0.05), (1.0, 2.0, 10.0)
-TREES, VITS, WOBBLES = 6, 5, 8
+SEEDS, EPOCHS, RATES, EXPONENTS = 8, 20, (0.02,), (1.0, 2.0, 10.0)
+TREES, VITS, VIT_EPOCHS, WOBBLES = 8, 5, 15, 8
 figures.show = explore = lambda *_, **__: None  # nobody looks
 """
 

@@ -29,6 +29,7 @@ def softmax_aware(attention: Tensor, share: float = 0.25) -> tuple[Tensor, Tenso
     Raises:
         TypeError, ValueError: not floating point, empty, NaN, infinity, negative; `share` out of range.
 
+    >>> import torch
     >>> softmax_aware(torch.tensor([[0.6, 0.3, 0.1, 0.0]]))
     (tensor([[1., 1., 0., 0.]]), tensor([[0.4500]]))
     """
@@ -55,6 +56,7 @@ def fixed_threshold(attention: Tensor, threshold: float | None = None) -> tuple[
     Raises:
         TypeError, ValueError: as `softmax_aware`; `threshold` is not positive.
 
+    >>> import torch
     >>> fixed_threshold(torch.tensor([[0.9, 0.1], [0.4, 0.4]]))[0]
     tensor([[1., 0.],
             [0., 0.]])
@@ -80,6 +82,7 @@ def least_error(attention: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         TypeError, ValueError: as `softmax_aware`.
 
+    >>> import torch
     >>> least_error(torch.tensor([[0.6, 0.3, 0.1, 0.0]]))
     (tensor([[1., 1., 0., 0.]]), tensor([[0.4500]]))
     """
