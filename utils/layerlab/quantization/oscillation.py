@@ -14,24 +14,6 @@ from torch import Tensor
 from layerlab.quantization._values import check_floating, check_integer, check_positive
 
 
-class _Round(torch.autograd.Function):
-    """Rounds down forward; the identity backward."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x.floor()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        return gradient
-
-
 def codes(weight: Tensor, step: Tensor, bits: int) -> Tensor:
     """The level k of each weight, −2^(bits−1) … 2^(bits−1) − 1: its value is (k + ½) · step.
 
@@ -75,7 +57,8 @@ def round_to(weight: Tensor, step: Tensor, bits: int) -> Tensor:
     check_floating(weight, "weight")
     half = _half(bits)
     place = (weight / step).clamp(-half, half)
-    return ((_Round.apply(place).clamp(max=half - 1) - place).detach() + place + 0.5) * step
+    down = (place.detach().floor().clamp(max=half - 1) - place).detach()
+    return (place + down + 0.5) * step
 
 
 def learned(step: Tensor, weight: Tensor, bits: int) -> Tensor:
