@@ -19,7 +19,7 @@ def codes(weight: Tensor, step: Tensor, bits: int) -> Tensor:
 
     Args:
         weight: (out, in, …).
-        step: above 0, which is not checked, since it may train; broadcast with the weight, such as (out, 1, …).
+        step: above 0, which is not checked, as it may train; broadcast with the weight: (out, 1, …).
         bits: 1 … 8.
 
     Returns:
