@@ -68,8 +68,8 @@ def test_products_and_gradients_written_out(scaling):
     xq, wq = P.cast(x.detach(), "e4m3", scaling), P.cast(layer.weight.detach(), "e4m3", scaling)
     gq = P.cast(up, "e5m2", scaling)
     torch.testing.assert_close(layer(x), xq @ wq.T + layer.bias)
-    torch.testing.assert_close(x.grad, gq @ wq)
-    torch.testing.assert_close(layer.weight.grad, torch.einsum("nto,nti->oi", gq, xq))
+    torch.testing.assert_close(x.grad, gq @ wq, rtol=1e-5, atol=0)
+    torch.testing.assert_close(layer.weight.grad, torch.einsum("nto,nti->oi", gq, xq), rtol=1e-4, atol=1e-9)
     torch.testing.assert_close(layer.bias.grad, up.sum((0, 1)))
     assert layer.note == [P.flushed(up, "e5m2", scaling)]
 
