@@ -1,7 +1,7 @@
 """The linearity theorem: small errors of several layers add up, each with a slope of its own.
 
 If layer l is disturbed at random by the relative squared error t_l = ‖Ŵ_l − W_l‖² / ‖W_l‖², the loss rises
-in the mean by about Σ_l α_l t_l (HIGGS, Malinovskii et al., 2025, theorem 1): the gradient's share is zero in
+in the mean by about Σ_l α_l t_l (HIGGS, Malinovskii et al., 2025): the gradient's share is zero in
 the mean, and so is that of pairs of layers. The slopes are measured with noise in one layer at a time.
 """
 

@@ -87,7 +87,7 @@ def aggregate(maxima: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 def smoothing_scales(maxima: Tensor, weight: Tensor, alpha: float = 0.5) -> Tensor:
     """s_j = a_j^α / w_j^(1 − α), with a_j and w_j the largest magnitudes of channel j in inputs and weight.
 
-    SmoothQuant's equation 4. With α = 1 all channels of the inputs get the same range, with α = 0 all columns
+    SmoothQuant's formula. With α = 1 all channels of the inputs get the same range, with α = 0 all columns
     of the weight; between, both are worse off than they could be. Channels that are zero in either get 1.
 
     Args:
