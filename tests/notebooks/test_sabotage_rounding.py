@@ -8,7 +8,7 @@ import json
 import pytest
 
 SMALL = """
-BITS, EPOCHS, TRAINING, FP8_EPOCHS, DILUTE, SPEED = (4, 8), 10, 250, 2, (64,), (32, 8)
+BITS, EPOCHS, TRAINING, LEARNING, FP8_EPOCHS, DILUTE, SPEED = (4, 8), 10, 250, 100, 2, (64,), (32, 8)
 figures.show = explore = lambda *_, **__: None  # nobody looks
 """
 
