@@ -45,6 +45,7 @@ def measure(loss: Callable[[dict[str, Tensor]], float], weights: Weights, rounde
     Raises:
         ValueError: no layers; keys or shapes differ; a loss that is not finite.
 
+    >>> import torch
     >>> a, b = torch.tensor([1.0]), torch.tensor([2.0])
     >>> def loss(w): return (w["a"] + w["b"]).square().item()
     >>> measure(loss, {"a": a, "b": -a}, {"a": b, "b": -b})
