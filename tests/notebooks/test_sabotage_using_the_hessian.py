@@ -6,10 +6,10 @@ The breaks concern claims that do not rest on each other, so that one run can ho
 import pytest
 
 SMALL = """
-NETS = {"MLP": 6, "ConvNet": 5, "TinyViT": 6}
-EPOCHS = {"MLP": 18, "ConvNet": 4, "TinyViT": 14}
-GIVEN, SEARCHED, PROBES, POWER, TRIED_ALL = 128, 256, 8, 5, 5
-LAYERS, TINY, SHUFFLES, BUDGETS, FINE = 5, 24, 4, (2.5, 3), (2.5, 3)
+NETS, ROUNDED = {"MLP": 6, "ConvNet": 3, "TinyViT": 6}, 3
+EPOCHS = {"MLP": 18, "ConvNet": 4, "TinyViT": 12}
+GIVEN, SEARCHED, PROBES, POWER, TRIED_ALL = 128, 192, 6, 5, 5
+LAYERS, TINY, SHUFFLES, BUDGETS, FINE = 5, 24, 4, (2.5, 3), (3,)
 figures.show = explore = lambda *_, **__: None  # nobody looks
 """
 
