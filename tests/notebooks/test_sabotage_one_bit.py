@@ -7,7 +7,7 @@ import pytest
 
 SMALL = """
 SEEDS, EPOCHS, RATES, EXPONENTS = 8, 20, (0.02,), (1.0, 2.0, 10.0)
-TREES, VITS, VIT_EPOCHS, WOBBLES = 12, 5, 15, 8
+TREES, VITS, VIT_EPOCHS, WOBBLES = 10, 5, 12, 8
 figures.show = explore = lambda *_, **__: None  # nobody looks
 """
 
