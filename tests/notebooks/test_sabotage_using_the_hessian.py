@@ -34,7 +34,7 @@ CLAIMS = {
 
 SABOTAGE = {
     "nothing": ("", set()),
-    "nobody makes up for anything, scales that grow, traces of sizes, orders turned round, no pairs": (
+    "nobody makes up for anything, scales that grow, traces and orders turned round, no pairs": (
         """
 whole = gptq
 
@@ -47,17 +47,16 @@ def comq(weight, gram, scheme, sweeps=3, **how):  # scales that grow with each s
     found = whole(weight, torch.diag(gram.diagonal()), scheme, **how)
     return found._replace(w_hat=found.w_hat * (1 + 0.02 * sweeps))
 
-def trace(loss, params, *, probes, seed):  # as many as there are weights, whatever the loss
-    (p,) = params.values()
-    g = torch.Generator().manual_seed(p.numel())
-    return hessian.Trace(p.numel() * 10 ** float(torch.rand((), generator=g) * 3), 0.0)
+exactly = hessian.trace
+
+def trace(loss, params, **how):  # flat where the loss is steep, and steep where it is flat
+    size = sum(p.numel() for p in params.values())
+    return hessian.Trace(size**2 / max(exactly(loss, params, **how).mean, 1e-3), 0.0)
 
 hessian.trace = trace
 along = allocate.by_order
 allocate.by_order = lambda order, *rest: along(order[::-1], *rest)
 pairs.augmented = lambda sensitivity, losses: dict(sensitivity)
-search = pairs.bisection
-pairs.bisection = lambda order, *rest: search(order[::-1], *rest)
 """,
         CLAIMS,
     ),
