@@ -318,6 +318,21 @@ def test_png_is_ink_on_white_at_twice_the_size(shown):
     assert (image[..., :3] == 0).all(axis=-1).any()
 
 
+def test_marks_alike_share_one_group_that_says_how_they_look(shown):
+    fig, ax = line_figure()
+    ax.plot(X, X, "o", color="#123456", alpha=0.5)
+    for k in range(30):
+        ax.plot(X, k + 0.1 * X, color="#654321", alpha=0.3)
+    show(fig)
+    svg = lxml_html.fragment_fromstring(shown[0]["text/html"])[0]
+    (dots,) = svg.xpath("//g[contains(@style, '#123456')]")
+    (lines,) = svg.xpath("//g[contains(@style, '#654321')]")
+    assert ([d.tag for d in dots], [li.tag for li in lines]) == (["use"] * len(X), ["path"] * 30)
+    assert all(lines.get(name) for name in ("clip-path", "style"))
+    assert not svg.xpath("//g[@style]/*[@style or @clip-path]")
+    assert not svg.xpath("//defs/g")  # what is referred to inherits from where it is referred to
+
+
 def test_black_of_a_colour_map_stays_black_and_contours_become_ink(shown):
     fig, ax = figures.subplots()
     z = np.add.outer(X, X)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 from torch import nn
 
 from layerlab import fingerprint as module
@@ -87,6 +88,8 @@ VALUES = {
     "other people's module": torch,
     "other people's function": torch.relu,
     "arithmetic": np.add,
+    "compiled by Cython": breadth_first_order,
+    "another compiled by Cython": minimum_spanning_tree,
     "bound": [1].append,
     "bound to something else": [2].append,
 }

@@ -18,13 +18,14 @@ def declared():
 
 def row_of(page, id):
     """The row of the ledger that leads to a claim."""
-    return page.xpath(f"//table[contains(@class, 'bk-ledger')]//tr[.//a[contains(@href, '#claim-{id}')]]")
+    rows = "//table[contains(@class, 'bk-ledger')]//tr"
+    return page.xpath(f"{rows}[.//a[substring-after(@href, '#') = 'claim-{id}']]")
 
 
 def test_every_claim_is_in_the_ledger_and_on_its_chapter(declared, pages, results):
     for id in declared:
         (row,) = row_of(pages["book/results.html"], id)
-        href = row.xpath(f".//a[contains(@href, '#claim-{id}')]/@href")[0]
+        href = row.xpath(f".//a[substring-after(@href, '#') = 'claim-{id}']/@href")[0]
         page = pages[href.removeprefix("../").partition("#")[0]]
         (card,) = page.xpath(f"//*[@id = 'claim-{id}']")
         assert f"claim-{results[id]['verdict']}" in card.get("class").split()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -50,6 +51,7 @@ def drawing(fig: Figure) -> ET.Element:
             if invisible or child.tag in (f"{_SVG}metadata", f"{_SVG}style"):
                 parent.remove(child)
         _tidy(parent, used)
+    _gather(root)
     box = " ".join(f"{float(x):g}" for x in root.get("viewBox").split())
     width = fig.get_figwidth() * 6  # times the page's text size, which is 16 CSS pixels, a sixth of an inch
     root.attrib.clear()
@@ -96,6 +98,36 @@ def _tidy(element: ET.Element, used: set[str]) -> None:
         attributes["transform"] = re.sub(
             r"translate\([^)]*\)", lambda found: _LONG_NUMBER.sub(_round, found[0]), attributes["transform"]
         )
+
+
+def _gather(parent: ET.Element) -> None:
+    """Drop groups that say nothing, and let one group say what neighbours have in common.
+
+    matplotlib draws each marker and each line of many in a group of its own, with a style of its own.
+    """
+    children: list[ET.Element] = []
+    for child in parent:
+        if child.tag != "defs":  # what is referred to inherits from where it is referred to
+            _gather(child)
+        children.extend(child if child.tag == "g" and not child.attrib else [child])
+    parent[:] = []
+    for look, run in itertools.groupby(children, _look):
+        alike = list(run)
+        if len(alike) > 2 and look:
+            group = ET.Element("g", dict(look))
+            for child in alike:
+                for name, _ in look:
+                    del child.attrib[name]
+            group.extend(alike)
+            alike = [group]
+        parent.extend(alike)
+
+
+def _look(element: ET.Element) -> tuple[tuple[str, str], ...]:
+    """What a mark inherits where it says nothing itself; of groups nothing, for they may be text."""
+    if element.tag not in ("path", "use"):
+        return ()
+    return tuple((name, element.get(name)) for name in ("clip-path", "style") if name in element.attrib)
 
 
 def shared_definitions(roots: Sequence[ET.Element]) -> ET.Element:

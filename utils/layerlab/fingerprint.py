@@ -158,7 +158,7 @@ class _Walk:
             return ["wrapped", home, name, version, self.describe(wrapped, way)]  # as torch.no_grad does it
         closure = [c.cell_contents for c in getattr(function, "__closure__", None) or () if _filled(c)]
         inner = [self.describe(value, f"{way} → an enclosing variable") for value in closure]
-        if version and isinstance(function, (types.FunctionType, *_IN_C)):
+        if version and (isinstance(function, (types.FunctionType, *_IN_C)) or _compiled(function)):
             return ["function", home, name, version, inner]
         if isinstance(function, _IN_C):
             owner = getattr(function, "__self__", None) or getattr(function, "__objclass__", None)
@@ -223,6 +223,11 @@ def _version(module: str) -> str | None:
     except metadata.PackageNotFoundError:  # under another name (sklearn), or never installed
         found = sys.modules.get(top) or (importlib.util.find_spec(top) and importlib.import_module(top))
         return getattr(found, "__version__", None)
+
+
+def _compiled(function: object) -> bool:
+    """Whether Cython made it, as in SciPy: each package has a type of that name."""
+    return type(function).__name__ == "cython_function_or_method"
 
 
 def _filled(cell: types.CellType) -> bool:
