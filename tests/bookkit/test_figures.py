@@ -10,6 +10,7 @@ import pytest
 from lxml import html as lxml_html
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.text import Text
+from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from bookkit import figures, figuresvg
@@ -346,6 +347,24 @@ def test_black_of_a_colour_map_stays_black_and_contours_become_ink(shown):
     ax.set(xlabel="u", ylabel="v")
     show(fig)
     assert "#010101" not in shown[1]["text/html"]
+
+
+def test_images_of_few_colours_are_lighter_and_the_same(shown, monkeypatch):
+    many = np.linspace(0, 5, 80)
+
+    def drawn():
+        fig, ax = figures.subplots()
+        ax.imshow(np.sin(np.multiply.outer(many, many)), interpolation="none", alpha=0.9)
+        ax.set_axis_off()
+        show(fig)
+        coded = re.search(r'base64,([^"]+)"', shown[-1]["text/html"])[1]
+        return len(coded), np.asarray(Image.open(io.BytesIO(base64.b64decode(coded))).convert("RGBA"))
+
+    size, pixels = drawn()
+    monkeypatch.setattr(figuresvg, "_small", lambda reference: reference)
+    before, expected = drawn()
+    assert size < before
+    assert np.array_equal(pixels, expected)
 
 
 def test_raster_parts_are_inside_the_svg(shown):

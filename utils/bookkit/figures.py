@@ -158,6 +158,7 @@ def show(fig: Figure, *, alt: str, caption: str, name: str | None = None) -> Non
         settle(fig)
         root, image = figuresvg.drawing(fig), figuresvg.png(fig)
     plt.close(fig)
+    figuresvg.gather(root)
     name = name or figuresvg.identifier(figuresvg.text(root, alt), caption)
     figuresvg.number_ids([root], name)
     svg = figuresvg.text(root, alt)

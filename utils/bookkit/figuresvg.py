@@ -6,6 +6,7 @@ one drawing reads in a light and in a dark theme. The background is transparent.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import itertools
@@ -51,7 +52,6 @@ def drawing(fig: Figure) -> ET.Element:
             if invisible or child.tag in (f"{_SVG}metadata", f"{_SVG}style"):
                 parent.remove(child)
         _tidy(parent, used)
-    _gather(root)
     box = " ".join(f"{float(x):g}" for x in root.get("viewBox").split())
     width = fig.get_figwidth() * 6  # times the page's text size, which is 16 CSS pixels, a sixth of an inch
     root.attrib.clear()
@@ -86,7 +86,7 @@ def _tidy(element: ET.Element, used: set[str]) -> None:
     if attributes.get("id") not in used:
         attributes.pop("id", None)
     if _HREF in attributes:
-        attributes["href"] = re.sub(r"\s", "", attributes.pop(_HREF))
+        attributes["href"] = _small(re.sub(r"\s", "", attributes.pop(_HREF)))
     if "style" in attributes:
         attributes["style"] = attributes["style"].replace("#000000", "currentColor").replace(": ", ":")
         if element.tag == "g":  # text
@@ -100,15 +100,32 @@ def _tidy(element: ET.Element, used: set[str]) -> None:
         )
 
 
-def _gather(parent: ET.Element) -> None:
+def _small(reference: str) -> str:
+    """A reference; an image in it of at most 256 colours, as gray ones are, with a palette of them."""
+    kind, found, content = reference.partition("base64,")
+    if not found:
+        return reference
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGBA"))
+    colors, codes = np.unique(pixels.reshape(-1, 4), axis=0, return_inverse=True)
+    if len(colors) > 256:
+        return reference
+    image, file = Image.fromarray(codes.reshape(pixels.shape[:2]).astype(np.uint8)), io.BytesIO()
+    image.putpalette(colors[:, :3].tobytes())
+    image.save(file, "PNG", optimize=True, transparency=colors[:, 3].tobytes())
+    smaller = base64.b64encode(file.getvalue()).decode()
+    return kind + found + min(smaller, content, key=len)
+
+
+def gather(parent: ET.Element) -> None:
     """Drop groups that say nothing, and let one group say what neighbours have in common.
 
-    matplotlib draws each marker and each line of many in a group of its own, with a style of its own.
+    matplotlib draws each marker and each line of many in a group of its own, with a style of its own. Changes
+    the drawing. Where several drawings share what they have in common, that comes first.
     """
     children: list[ET.Element] = []
     for child in parent:
         if child.tag != "defs":  # what is referred to inherits from where it is referred to
-            _gather(child)
+            gather(child)
         children.extend(child if child.tag == "g" and not child.attrib else [child])
     parent[:] = []
     for look, run in itertools.groupby(children, _look):

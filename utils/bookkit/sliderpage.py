@@ -135,6 +135,8 @@ def show(
     for root, text in zip(roots, texts, strict=True):
         root.set("aria-label", text)
     sheet = figuresvg.shared_definitions(roots)
+    for root in roots:
+        figuresvg.gather(root)
     id = name or figuresvg.identifier(caption, *drawn, *texts)
     figuresvg.number_ids([sheet, *roots], id)
     frames = [figuresvg.text(root) for root in roots]
