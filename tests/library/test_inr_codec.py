@@ -57,10 +57,10 @@ def test_several_arrays_and_odd_ones():
 @pytest.mark.parametrize("spread", [1.0, 40.0, 9000.0])
 def test_models_of_one_byte_serve_short_arrays(spread):
     # a table for so many values would be longer than what it saves
-    values = np.rint(rng.normal(0, spread, 300)).astype(np.int64)
-    ideal = 300 * math.log2(spread * math.sqrt(2 * math.pi * math.e))  # of the density
+    values = np.rint(np.random.default_rng(2).normal(0, spread, 3000)).astype(np.int64)
+    density = np.log2(spread * math.sqrt(2 * math.pi)) + (values / spread) ** 2 / (2 * math.log(2))
     found = sizes(Payload({}, [values]))
-    assert 8 * (found.models + found.stream) < ideal + 0.06 * ideal + 150
+    assert 8 * (found.models + found.stream) < density.sum() + 0.03 * 3000 + 64
     assert found.models < 12
 
 

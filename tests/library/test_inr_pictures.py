@@ -1,0 +1,158 @@
+"""Pictures in files of networks: what comes out is what the rounded network computes, from the file alone."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from layerlab.inr.codec import Payload, decode, encode, read, write
+from layerlab.inr.fit import coordinates, render
+from layerlab.inr.hypernetwork import RandomHypernet
+from layerlab.inr.modulation import ModulatedSiren
+from layerlab.inr.pictures import bits_per_pixel, decode_picture, latent_payload, network, picture_payload
+from layerlab.inr.rounding import dequantize, mixed_bits, quantize_state
+from layerlab.inr.siren import Siren
+from layerlab.models import seeded
+
+
+def lifted(net):
+    """With values about the middle of [0, 1]."""
+    with torch.no_grad():
+        list(net.parameters())[-1].add_(0.5)
+    return net
+
+
+GREY = lifted(seeded(lambda: Siren(2, [12, 10], 1, w0=20.0, hidden_w0=10.0), 0))
+COLOUR = lifted(seeded(lambda: Siren(2, [12], 3), 0))
+RANDOM = lifted(seeded(lambda: RandomHypernet(Siren(2, [12, 10], 1), 40, 7, free=["layers.0.weight"]), 0))
+MODELS = {"grey": GREY, "colour": COLOUR, "random": RANDOM}
+RULES = {
+    "one width": lambda model: {"bits": 6},
+    "mixed": lambda model: {"bits": {name: 4 + i for i, (name, _) in enumerate(model.named_parameters())}},
+    "per tensor": lambda model: {"bits": 5, "per": "tensor"},
+    "least error": lambda model: {"bits": 3, "by": "error"},
+}
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_the_file_alone_gives_what_the_rounded_network_computes(model, rule, tmp_path):
+    how = rule(model)
+    path = tmp_path / "picture.inr"
+    size = write(path, picture_payload(model, 9, 14, **how))
+    before = torch.get_rng_state()
+    picture = decode_picture(path)
+    assert torch.equal(torch.get_rng_state(), before)
+    rounded = copy.deepcopy(model)
+    rounded.load_state_dict(dequantize(quantize_state(dict(model.named_parameters()), **how)))
+    expected = render(rounded, 9, 14).movedim(0, -1).clamp(0, 1)
+    assert picture.shape == ((9, 14, 3) if model is COLOUR else (9, 14))
+    assert torch.equal(picture, expected if model is COLOUR else expected[..., 0])
+    assert torch.equal(decode_picture(path.read_bytes()), picture)
+    assert bits_per_pixel(read(path)) == 8 * size / (9 * 14)
+
+
+def test_the_network_in_the_file_has_the_weights_to_the_bit():
+    bits = mixed_bits(GREY, 4, rest=10)
+    back = network(decode(encode(picture_payload(GREY, 8, 8, bits=bits))))
+    held = dequantize(quantize_state(GREY.state_dict(), bits))
+    assert all(torch.equal(back.state_dict()[key], value) for key, value in held.items())
+    assert [sine.w0 for sine in back.sines] == [20.0, 10.0]
+    # 16 bits are as good as the network itself
+    fine = network(picture_payload(GREY, 8, 8, bits=16))
+    torch.testing.assert_close(render(fine, 8, 8), render(GREY, 8, 8), atol=2e-3, rtol=0)
+
+
+def test_more_pixels_than_the_file_says():
+    payload = picture_payload(GREY, 6, 8, bits=8)
+    large = decode_picture(payload, scale=3)
+    assert large.shape == (18, 24)
+    torch.testing.assert_close(large[1::3, 1::3], decode_picture(payload))  # the middle of each 3 × 3
+
+
+def test_values_are_cut_off():
+    bright = lifted(copy.deepcopy(GREY))
+    picture = decode_picture(picture_payload(bright, 8, 8, bits=8))
+    assert picture.max() == 1
+    assert picture.min() >= 0
+
+
+def test_a_file_is_little_more_than_its_codes():
+    model = seeded(lambda: Siren(2, [32, 32], 1), 0)
+    payload = picture_payload(model, 64, 64, bits=8)
+    codes = sum(p.numel() for p in model.parameters())
+    assert codes < len(encode(payload)) < codes + 65 + 60  # a byte each; 65 scales; header and frame
+
+
+def test_a_latent_needs_the_shared_network(tmp_path):
+    base = seeded(lambda: ModulatedSiren(2, [8], 1, latent=6), 0)
+    z = torch.linspace(-1, 1, 6)
+    path = tmp_path / "latent.inr"
+    assert write(path, latent_payload(base, z, 8, 8, bits=5)) < 70
+    picture = decode_picture(path, base=base)
+    rounded = dequantize(quantize_state({"z": z}, 5))["z"]
+    expected = base(coordinates(8, 8), rounded).detach().view(8, 8).clamp(0, 1)
+    assert torch.equal(picture, expected)
+    other = seeded(lambda: ModulatedSiren(2, [8], 1, latent=6), 1)
+    with pytest.raises(ValueError, match=r"base: expected the network with the checksum \d+, got one with"):
+        decode_picture(path, base=other)
+    with pytest.raises(ValueError, match=r"base: .* got none"):
+        decode_picture(path)
+
+
+HEADER = picture_payload(GREY, 8, 8, bits=4).header
+ARRAYS = picture_payload(GREY, 8, 8, bits=4).arrays
+
+
+@pytest.mark.parametrize(
+    ("header", "arrays", "message"),
+    [
+        ({**HEADER, "kind": "wavelet"}, ARRAYS, "describes no network.*'wavelet'"),
+        ({k: v for k, v in HEADER.items() if k != "hidden"}, ARRAYS, "describes no network.*hidden"),
+        ({**HEADER, "hidden": "many"}, ARRAYS, "describes no network"),
+        ({**HEADER, "hidden": [10**9, 1]}, ARRAYS, "at most"),
+        ({**HEADER, "w0": [-1, 2]}, ARRAYS, "describes no network"),
+        ({**HEADER, "bits": [4, 4]}, ARRAYS, "expected bits for 6 tensors"),
+        ({**HEADER, "bits": None}, ARRAYS, "expected bits for 6 tensors, got None"),
+        (HEADER, ARRAYS[:1], "expected arrays of"),
+        (HEADER, [ARRAYS[0][:-1], ARRAYS[1]], "expected arrays of"),
+        (HEADER, [], "expected arrays of"),
+        ({**HEADER, "size": [8]}, ARRAYS, r"size: .*\[8\]"),
+        ({**HEADER, "size": [8, 10**9]}, ARRAYS, "size: expected height and width"),
+        ({}, ARRAYS, "describes no network"),
+        (
+            {"kind": "random", "of": HEADER, "latent": 10**9, "seed": 0, "size": [8, 8], "bits": 4},
+            ARRAYS,
+            "latent: expected projections",
+        ),
+    ],
+)
+def test_files_that_hold_no_picture(header, arrays, message):
+    coded = encode(Payload(header, [np.asarray(a) for a in arrays]))
+    with pytest.raises(ValueError, match=message):
+        decode_picture(coded)
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "error", "message"),
+    [
+        (nn.Linear(2, 1), (8, 8), TypeError, "model: expected a Siren or a RandomHypernet, got Linear"),
+        (Siren(1, [4], 1), (8, 8), ValueError, "expected two inputs and one output or three, got 1 and 1"),
+        (Siren(2, [4], 2), (8, 8), ValueError, "got 2 and 2"),
+        (Siren(2, [4], 1), (0, 8), ValueError, r"size: .*\[0, 8\]"),
+        (Siren(2, [4], 1), (8, 8.0), ValueError, r"size: .*\[8, 8\.0\]"),
+    ],
+)
+def test_bad_networks(model, size, error, message):
+    with pytest.raises(error, match=message):
+        picture_payload(model, *size, bits=8)
+
+
+def test_other_bad_input():
+    base = ModulatedSiren(2, [8], 1, latent=6)
+    with pytest.raises(ValueError, match=r"z: expected \(6,\), got \(5,\)"):
+        latent_payload(base, torch.zeros(5), 8, 8, bits=8)
+    with pytest.raises(ValueError, match="scale: expected an integer of at least 1, got 0"):
+        decode_picture(picture_payload(GREY, 8, 8, bits=8), scale=0)
