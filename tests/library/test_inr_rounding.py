@@ -32,11 +32,11 @@ def state():
 
 
 def test_by_hand():
-    made = quantize_state({"w": torch.tensor([[7.0, -3.4, 0.6], [0.0, 0.0, 0.0]])}, 4)["w"]
-    assert made.codes.tolist() == [[7, -3, 1], [0, 0, 0]]
+    made = quantize_state({"w": torch.tensor([[7.0, -3.4, 0.6, 0, 0, 0, 0, 1], [0.0] * 8])}, 4)["w"]
+    assert made.codes.tolist() == [[7, -3, 1, 0, 0, 0, 0, 1], [0] * 8]
     assert made.exponents[0] == 0
     assert made.bits == 4
-    assert dequantize({"w": made})["w"].tolist() == [[7.0, -3.0, 1.0], [0.0, 0.0, 0.0]]
+    assert dequantize({"w": made})["w"].tolist() == [[7.0, -3.0, 1.0, 0, 0, 0, 0, 1], [0.0] * 8]
     # a row 2^(1/8) times as large has the next scale
     assert quantize_state({"w": torch.tensor([7 * 2**0.125])}, 4)["w"].exponents.tolist() == [1]
 
@@ -80,6 +80,12 @@ def test_bits_by_key_and_their_count(state):
     assert made["weight"].codes.abs().max() == 3
     assert made["bias"].codes.abs().max() > 200
     assert raw_bits(made) == 12 * 40 * 3 + 12 * 8 + 12 * 9 + 8
+
+
+def test_short_rows_share_a_scale():
+    for width, expected in ((7, 1), (8, 5)):
+        assert len(quantize_state({"w": torch.ones(5, width)}, 4)["w"].exponents) == expected
+    assert len(quantize_state({"w": torch.ones(5, 2, 4)}, 4)["w"].exponents) == 5
 
 
 def test_mixed_bits():

@@ -25,9 +25,9 @@ MAGIC, VERSION = b"INRc", 1
 MOST = 1 << 24  # numbers in a file
 ALPHABET = 1 << 17  # values that the numbers of an array may lie apart
 _WORDS = (
-    b'"bits":"by":"channel""tensor""channels":3,"depth":"features":"finest":"coarsest":"levels":"table_size":'
-    b'"activation":"width":"scale":"rank":null,"how":"shift""gate""base":"latent":"seed":0,"kind":"random"'
-    b'"latents""modulated""siren","hidden":[32,32],"w0":30.0,"hidden_w0":30.0,"size":[128,128]}[64,64,64]256,'
+    b'"per":"tensor","options":{"s0":"coefficients":"gabor""gauss""relu""sine""spder""hash","latents","random",'
+    b'"base":"modulated","free":["layers.0.weight"],"seed":0,"latent":"of":{"grid":[[4,4,4,4,10,10,10,[8,8,10,'
+    b'{"bits":8,"kind":"siren","net":[64,32,32,3],[16,16,1],"size":[64,64],128],256,256],"w0":[30.0,30.0]}'
 )
 _KINDS = ("flat", "geometric", "gaussian", "table")
 _RATES = 64  # of the models with a byte j from 1: θ = 1 - 2^(-j/4), q = 1 - 2^(-j/2)

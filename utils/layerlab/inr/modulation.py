@@ -44,7 +44,7 @@ class ModulatedSiren(nn.Module):
             the others, as published.
         rank: columns of U and V.
         rate: the inner learning rate, from which that of each number in z is trained (`rates`; Meta-SGD,
-            Li et al. 2017).
+            Li et al. 2017); by default 30 for gates, which change little with z at first, and 1 for others.
 
     Shapes: x (N, in_features) and z (latent,) to (N, out_features); z (S, latent) to (S, N, out_features).
 
@@ -62,8 +62,8 @@ class ModulatedSiren(nn.Module):
         latent: int,
         how: How = "shift",
         map_width: int | None = None,
-        rank: int = 1,
-        rate: float = 1.0,
+        rank: int = 4,
+        rate: float | None = None,
         w0: float = 30.0,
         hidden_w0: float | None = None,
     ):
@@ -71,6 +71,8 @@ class ModulatedSiren(nn.Module):
         if how not in ("shift", "scale", "gate"):
             raise ValueError(f"how: expected 'shift', 'scale' or 'gate', got {how!r}")
         _check_sizes(latent=latent, rank=rank, map_width=1 + (map_width or 0))
+        if rate is None:
+            rate = 30.0 if how == "gate" else 1.0
         if not 0 < rate < math.inf:
             raise ValueError(f"rate: expected a positive number, got {rate}")
         self.how, self.latent, self.rank = how, latent, rank

@@ -1,9 +1,11 @@
 """A picture as a file that holds a network: written from the network, decoded from the file alone.
 
-COIN (Dupont et al. 2021) with any of the part's networks: a `Siren`, a network that D'OH generates, or the
-latent of a shared network that the decoder has already.
+COIN (Dupont et al. 2021) with any of the part's networks: a `Siren` or `CoordinateNet`, one that D'OH
+generates, a grid of features or of integers with a small network behind it, or the latent of a shared network
+that the decoder has already.
 """
 
+import math
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +16,11 @@ from torch import Tensor, nn
 
 from ..models import seeded
 from . import codec
+from .architectures import build, describe, integers, set_integers, stored
 from .codec import Payload
 from .fit import coordinates
-from .hypernetwork import RandomHypernet
 from .modulation import ModulatedSiren
-from .rounding import By, Per, Rounded, dequantize, quantize_state
-from .siren import Siren
+from .rounding import By, Per, Rounded, channels, dequantize, quantize_state
 
 
 def picture_payload(
@@ -34,7 +35,9 @@ def picture_payload(
     """The network, its parameters rounded by `quantize_state`, and how to build it again.
 
     Args:
-        model: a `Siren`, or a `RandomHypernet` of one, on two coordinates, with one output or three.
+        model: a `Siren` or `CoordinateNet`, a `RandomHypernet` of one, or an `nn.Sequential` of a `HashGrid`
+            or `LatentGrid` and an `MLP`; on two coordinates, with one output or three. Integer latents are
+            kept as they are; of a latent grid's entropy model, which the decoder does not need, nothing is.
         height, width: pixels of the picture to decode.
         bits, per, by: as of `quantize_state`.
 
@@ -45,10 +48,10 @@ def picture_payload(
         TypeError: another kind of network.
         ValueError: as `quantize_state`, or sizes or outputs that make no picture.
     """
-    header = {"size": [height, width], **_describe(model)}
+    header = {"size": [height, width], **describe(model)}
     _check_size(header["size"])
-    rounded = quantize_state(dict(model.named_parameters()), bits, per, by)
-    return _pack(header, rounded, per)
+    payload = _pack(header, quantize_state(stored(model), bits, per, by), per)
+    return Payload(payload.header, [*payload.arrays, *integers(model)])
 
 
 def latent_payload(base: ModulatedSiren, z: Tensor, height: int, width: int, *, bits: int) -> Payload:
@@ -80,16 +83,20 @@ def network(payload: Payload, base: ModulatedSiren | None = None) -> nn.Module:
         if base is None or header.get("base") != _checksum(base):
             got = "none" if base is None else f"one with {_checksum(base)}"
             raise ValueError(f"base: expected the network with the checksum {header.get('base')}, got {got}")
-        z = dequantize(_unpack(payload, {"z": (base.latent,)}))["z"]
+        z = dequantize(_unpack(payload, {"z": (base.latent,)})[0])["z"]
         return _Modulated(base, z)
     try:
-        model = seeded(lambda: _build(header), 0)  # whose weights are replaced
+        model = seeded(lambda: build(header), 0)  # whose weights are replaced
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"payload: its header describes no network ({type(error).__name__}: {error})"
         ) from error
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    model.load_state_dict(dequantize(_unpack(payload, shapes)))
+    own = stored(model)
+    rounded, rest = _unpack(payload, {name: tuple(p.shape) for name, p in own.items()})
+    with torch.no_grad():
+        for name, value in dequantize(rounded).items():
+            own[name].copy_(value)
+    set_integers(model, rest)
     return model.eval()
 
 
@@ -129,38 +136,6 @@ def bits_per_pixel(payload: Payload) -> float:
     return 8 * len(codec.encode(payload)) / (height * width)
 
 
-def _describe(model: nn.Module) -> dict:
-    if isinstance(model, RandomHypernet):
-        rest = {"latent": model.latent, "seed": model.seed, "of": _describe(model.target)}
-        return {"kind": "random", **rest, **({"free": list(model.free)} if model.free else {})}
-    if not isinstance(model, Siren):
-        raise TypeError(f"model: expected a Siren or a RandomHypernet, got {type(model).__name__}")
-    widths = [layer.out_features for layer in model.layers]
-    if model.layers[0].in_features != 2 or widths[-1] not in (1, 3):
-        raise ValueError(
-            "model: expected two inputs and one output or three, "
-            f"got {model.layers[0].in_features} and {widths[-1]}"
-        )
-    frequencies = [sine.w0 for sine in model.sines]
-    later = frequencies[1] if len(frequencies) > 1 else frequencies[0]
-    return {"kind": "siren", "hidden": widths, "w0": [frequencies[0], later]}
-
-
-def _build(header: Mapping) -> nn.Module:
-    if header["kind"] == "random":
-        target = _build(header["of"])
-        if sum(p.numel() for p in target.parameters()) * header["latent"] > 1 << 30:
-            raise ValueError(f"latent: expected projections of at most 2^30 numbers, got {header['latent']}")
-        return RandomHypernet(target, header["latent"], header["seed"], header.get("free", ()))
-    if header["kind"] != "siren":
-        raise ValueError(f"kind: expected 'siren', 'random' or 'modulated', got {header['kind']!r}")
-    *hidden, channels = header["hidden"]
-    first, later = header["w0"]
-    if sum(a * b for a, b in zip([2, *hidden], [*hidden, channels], strict=True)) > codec.MOST:
-        raise ValueError(f"hidden: expected at most {codec.MOST} weights, got widths {hidden}")
-    return Siren(2, hidden, channels, w0=first, hidden_w0=later)
-
-
 def _pack(header: dict, rounded: Mapping[str, Rounded], per: Per) -> Payload:
     """All codes of as many bits in one array, in the order of the network; the scales in the last one."""
     bits = [r.bits for r in rounded.values()]
@@ -171,26 +146,29 @@ def _pack(header: dict, rounded: Mapping[str, Rounded], per: Per) -> Payload:
     return Payload(header, [*arrays, _joined(r.exponents for r in rounded.values())])
 
 
-def _unpack(payload: Payload, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Rounded]:
+def _unpack(payload: Payload, shapes: Mapping[str, tuple[int, ...]]):
+    """The rounded tensors, and the arrays behind theirs."""
     bits, per = payload.header.get("bits"), payload.header.get("per", "channel")
     bits = [bits] * len(shapes) if isinstance(bits, int) else bits
     if not isinstance(bits, list) or len(bits) != len(shapes) or not all(isinstance(b, int) for b in bits):
         raise ValueError(f"payload: expected bits for {len(shapes)} tensors, got {bits!r}")
-    streams = dict(zip(sorted(set(bits)), payload.arrays[:-1], strict=False))
-    counts = {key: int(np.prod(shape, dtype=np.int64)) for key, shape in shapes.items()}
-    rows = {k: shape[0] if per == "channel" and len(shape) > 1 else 1 for k, shape in shapes.items()}
-    expected = [sum(counts[k] for k, b in zip(shapes, bits, strict=True) if b == width) for width in streams]
-    found = [len(array) for array in payload.arrays]
-    if found != [*expected, sum(rows.values())] or len(streams) != len(set(bits)):
-        raise ValueError(
-            f"payload: expected arrays of {[*expected, sum(rows.values())]} numbers, got {found}"
-        )
-    exponents, made = torch.from_numpy(payload.arrays[-1]), {}
+    streams = dict(zip(sorted(set(bits)), payload.arrays, strict=False))
+    counts = {key: math.prod(shape) for key, shape in shapes.items()}
+    rows = {key: channels(shape, per) for key, shape in shapes.items()}
+    expected = [
+        sum(counts[k] for k, b in zip(shapes, bits, strict=True) if b == w) for w in sorted(set(bits))
+    ]
+    expected.append(sum(rows.values()))
+    found = [len(array) for array in payload.arrays[: len(expected)]]
+    if found != expected:
+        raise ValueError(f"payload: expected arrays of {expected} numbers, got {found}")
+    rest = payload.arrays[len(expected) :]
+    exponents, made = torch.from_numpy(payload.arrays[len(expected) - 1]), {}
     for (key, shape), width in zip(shapes.items(), bits, strict=True):
         codes, streams[width] = np.split(streams[width], [counts[key]])
         own, exponents = exponents.tensor_split([rows[key]])
         made[key] = Rounded(torch.from_numpy(codes).view(shape), own, width)
-    return made
+    return made, rest
 
 
 def _joined(parts) -> np.ndarray:

@@ -5,7 +5,8 @@ the scale of its channel. Scales lie on a grid of their own, 2^(e/8) with an int
 nothing but small integers and gives back exactly the weights that were measured.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ By = Literal["range", "error"]
 
 STEPS = 8  # scales in an octave
 LOWEST, HIGHEST = -256, 63  # of the exponents e: scales from 2^-32 to 2^7.875
+_SHORTEST = 8  # numbers in a row that has a scale of its own
 _NARROWER = 12  # exponents below the range's that `by="error"` tries: down to 2^-1.5 of the range
 
 
@@ -42,8 +44,8 @@ def quantize_state(
         state: real or complex tensors of at least one number each; of a complex one the real and imaginary
             parts are rounded.
         bits: 2 to 16, for all tensors, or for each by its key.
-        per: "channel" gives each row of a tensor (its first axis, a unit's inputs) a scale of its own;
-            tensors with one axis and "tensor" have one scale.
+        per: "channel" gives each row of a tensor (its first axis, a unit's inputs) a scale of its own, where
+            rows hold at least 8 numbers; tensors with shorter rows or one axis, and "tensor", have one scale.
         by: "range" takes the smallest scale on which no value is cut off; "error" the scale, from that one
             down to 0.35 of it, with the least squared error.
 
@@ -51,11 +53,11 @@ def quantize_state(
         ValueError: bits out of range or not given for a key, an unknown `per` or `by`, or a tensor that is
             empty, is not of floating point, holds NaN or infinity, or is too large for the grid of scales.
 
-    >>> made = quantize_state({"weight": torch.tensor([[0.6, -1.0], [0.02, 0.07]])}, bits=3)
-    >>> made["weight"].codes.tolist()
-    [[2, -3], [1, 3]]
-    >>> dequantize(made)["weight"].shape
-    torch.Size([2, 2])
+    >>> made = quantize_state({"weight": torch.tensor([0.6, -1.0, 0.02])}, bits=3)
+    >>> made["weight"].codes, made["weight"].exponents
+    (tensor([ 2, -3,  0], dtype=torch.int32), tensor([-12], dtype=torch.int32))
+    >>> dequantize(made)["weight"].round(decimals=2)
+    tensor([ 0.7100, -1.0600,  0.0000])
     """
     _check_how(per, by)
     width = _bits_of(state, bits)
@@ -120,11 +122,23 @@ def rounded_error(bits: int | Mapping[str, int], per: Per = "channel", by: By = 
     return loss
 
 
+def channels(shape: Sequence[int], per: Per) -> int:
+    """How many scales a tensor of this shape has; see `quantize_state`.
+
+    >>> channels((32, 20), "channel"), channels((32, 2), "channel"), channels((32, 20), "tensor")
+    (32, 1, 1)
+    """
+    return shape[0] if per == "channel" and math.prod(shape[1:]) >= _SHORTEST and len(shape) > 1 else 1
+
+
 def mixed_bits(model: nn.Module, bits: int, rest: int) -> dict[str, int]:
     """`bits` for each weight behind the first layer, `rest` for the first layer's and for all biases.
 
+    Weights are the parameters with two axes or more whose name does not end in "bias"; the first of them is
+    the first layer's.
+
     The first layer and the biases hold frequencies and phases, which a sine of ω₀ = 30 multiplies by 30; they
-    are few. The first layer is the first parameter with two axes or more.
+    are few.
 
     >>> from layerlab.inr.siren import Siren
     >>> mixed_bits(Siren(2, [8], 1), 4, rest=10)
@@ -132,7 +146,7 @@ def mixed_bits(model: nn.Module, bits: int, rest: int) -> dict[str, int]:
     """
     _check_bits("bits", bits)
     _check_bits("rest", rest)
-    weights = [name for name, p in model.named_parameters() if p.ndim > 1]
+    weights = [n for n, p in model.named_parameters() if p.ndim > 1 and not n.endswith("bias")]
     return {name: bits if name in weights[1:] else rest for name, _ in model.named_parameters()}
 
 
@@ -162,7 +176,7 @@ def _real(value: Tensor) -> Tensor:
 def _round(value: Tensor, bits: int, per: Per, by: By) -> tuple[Tensor, Tensor]:
     """Codes of the tensor's shape, and the exponent of each of its channels."""
     real, top = _real(value), 2 ** (bits - 1) - 1
-    rows = real.reshape(len(value) if per == "channel" and value.ndim > 1 else 1, -1).double()
+    rows = real.reshape(channels(real.shape, per), -1).double()
     # A value less than a millionth beyond the last code rounds to it, so noise in the logarithm does no harm.
     needed = torch.ceil(STEPS * torch.log2(rows.abs().amax(1).clamp_min(2.0**-40) / top) - 1e-6)
     exponents = needed.clamp(LOWEST, HIGHEST).long()
