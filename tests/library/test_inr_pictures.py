@@ -102,6 +102,8 @@ def test_latents_are_kept_as_they_are_and_levels_have_models_of_their_own():
         grid.slow[:50] = 3.2 / grid.pace  # all in the coarse level; 1089 + 31 zeros
     model = nn.Sequential(grid, MLP(4, [8], 1))
     payload = picture_payload(model, 16, 16, bits=8)
+    # codes of the map and the MLP, and none of the entropy model; scales; two levels
+    assert [len(array) for array in payload.arrays] == [2 + 2 + 40 + 9, 6, 81, 1089]
     back = network(decode(encode(payload)))
     assert torch.equal(back[0].symbols(), grid.symbols())
     assert back[0].symbols().unique().tolist() == [0, 3]
@@ -131,9 +133,8 @@ def test_a_file_is_little_more_than_its_codes():
     model = seeded(lambda: Siren(2, [32, 32], 1), 0)
     payload = picture_payload(model, 64, 64, bits=8)
     codes = sum(p.numel() for p in model.parameters())
-    assert (
-        codes < len(encode(payload)) < codes + 33 + 60  # a byte each; scales; header and frame
-    )  # a byte each; 33 + 3 scales, coded; header and frame
+    # a byte for each code, and at most one for each of 37 scales; then header and frame
+    assert codes < len(encode(payload)) < codes + 37 + 60
 
 
 def test_a_latent_needs_the_shared_network(tmp_path):
@@ -171,6 +172,14 @@ ARRAYS = picture_payload(GREY, 8, 8, bits=4).arrays
         (HEADER, [], "expected arrays of"),
         ({**HEADER, "size": [8]}, ARRAYS, r"size: .*\[8\]"),
         ({**HEADER, "size": [8, 10**9]}, ARRAYS, "size: expected height and width"),
+        ({**HEADER, "size": [2**15, 2**15]}, ARRAYS, "size: expected height and width"),
+        (
+            {**HEADER, "kind": "gabor", "net": [4, 2, 1], "options": {"w0": -1}},
+            ARRAYS,
+            "describes no network",
+        ),
+        ({**HEADER, "kind": "hash", "grid": [10**9, 4, 8, 2, 99]}, ARRAYS, "grid: expected a network of at"),
+        ({**HEADER, "kind": "latents", "grid": [2, 4, 8, 2, 99]}, ARRAYS, "describes no network"),
         ({}, ARRAYS, "describes no network"),
         (
             {"kind": "random", "of": HEADER, "latent": 10**9, "seed": 0, "size": [8, 8], "bits": 4},

@@ -71,7 +71,7 @@ def build(header: Mapping) -> nn.Module:
     """The network, its weights drawn from torch's generator.
 
     Raises:
-        KeyError, TypeError, ValueError: the header describes none, or one that is too large.
+        LookupError, TypeError, ValueError: the header describes none, or one that is too large.
     """
     kind = header["kind"]
     if kind == "random":

@@ -93,7 +93,12 @@ def decode(coded: bytes) -> Payload:
         raise ValueError("file: its checksum does not fit its content; it is cut short or altered")
     try:
         return _decode(_Reader(body, len(MAGIC) + 1))
-    except (ValueError, AssertionError, zlib.error) as error:  # the coder asserts that its data is valid
+    except (
+        ValueError,
+        AssertionError,
+        RecursionError,
+        zlib.error,
+    ) as error:  # the coder asserts that its data is valid
         raise ValueError(f"file: its checksum fits, but its content is no payload ({error})") from error
 
 

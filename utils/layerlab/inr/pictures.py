@@ -22,6 +22,8 @@ from .fit import coordinates
 from .modulation import ModulatedSiren
 from .rounding import By, Per, Rounded, channels, dequantize, quantize_state
 
+_PIXELS = 1 << 26  # of a picture
+
 
 def picture_payload(
     model: nn.Module,
@@ -87,7 +89,7 @@ def network(payload: Payload, base: ModulatedSiren | None = None) -> nn.Module:
         return _Modulated(base, z)
     try:
         model = seeded(lambda: build(header), 0)  # whose weights are replaced
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"payload: its header describes no network ({type(error).__name__}: {error})"
         ) from error
@@ -125,6 +127,7 @@ def decode_picture(
     size = payload.header.get("size")
     _check_size(size)
     height, width = (scale * n for n in size)
+    _check_size([height, width])
     values = torch.cat([model(part) for part in coordinates(height, width).split(1 << 16)])
     picture = values.clamp(0, 1).view(height, width, -1)
     return picture[..., 0] if picture.shape[2] == 1 else picture
@@ -176,9 +179,10 @@ def _joined(parts) -> np.ndarray:
 
 
 def _check_size(size) -> None:
-    whole = isinstance(size, list) and len(size) == 2
-    if not whole or any(isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= 1 << 15 for n in size):
-        raise ValueError(f"size: expected height and width of 1 to {1 << 15} pixels, got {size!r}")
+    pair = isinstance(size, list) and len(size) == 2
+    whole = pair and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in size)
+    if not whole or math.prod(size) > _PIXELS:
+        raise ValueError(f"size: expected height and width of at most {_PIXELS} pixels, got {size!r}")
 
 
 def _checksum(base: ModulatedSiren) -> int:
