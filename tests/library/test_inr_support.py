@@ -38,8 +38,8 @@ def test_sums_are_those_of_brute_force(dims, count, degree):
 
 def test_sums_of_integers_and_of_what_floats_hide():
     assert sum_set(torch.tensor([[1], [2]]), 2).flatten().tolist() == [0, 1, 2, 3, 4]
-    third = torch.tensor([[0.1], [0.2]], dtype=torch.float64)  # 0.1 + 0.2 is not 0.3
-    assert len(sum_set(third, 3)) == 7
+    tenths = torch.tensor([[0.1], [0.7], [0.8]], dtype=torch.float64)  # 0.1 + 0.7 is not 0.8
+    assert [round(10 * f) for f in sum_set(tenths, 2).flatten().tolist()] == [0, 1, 2, 7, 8, 9, 14, 15, 16]
 
 
 # energy_inside

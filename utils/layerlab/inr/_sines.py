@@ -73,7 +73,7 @@ class SineGradients:
         widest = max(weight.shape[1] for weight in self.weights)
         take = max(1, min(models, _BLOCK // (widest * pixels)))
         size = max(1, min(pixels, _BLOCK // (widest * take)))
-        blocks = [slice(start, min(start + take, models)) for start in range(0, models, take)]
+        blocks = [slice(start, start + take) for start in range(0, models, take)]
         losses = torch.zeros(models)
         factors = [*self.frequencies, 1.0]
         scaled = [
