@@ -44,6 +44,24 @@ class ModulatedSiren(ModulatedSiren):
             "gates-beat-shifts",
         },
     ),
+    "a code whose numbers weigh unequally, starts that see shuffled signals": (
+        """
+import layerlab.inr.architectures as architectures
+
+class RandomHypernet(RandomHypernet):
+    def __init__(self, *how, **free):
+        super().__init__(*how, **free)
+        self.projection *= torch.logspace(-1, 1, self.latent)
+
+architectures.RandomHypernet = RandomHypernet
+
+def maml(make, signals, X, maml=maml, **how):
+    g = torch.Generator().manual_seed(0)
+    order = torch.rand(signals.shape, generator=g).argsort(1)
+    return maml(make, signals.gather(1, order), X, **how)
+""",
+        {"random-code-survives-rounding", "learned-start-knows"},
+    ),
 }
 
 
