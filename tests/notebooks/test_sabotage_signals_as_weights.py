@@ -6,9 +6,8 @@ The breaks of one run concern claims that do not rest on each other, so that a r
 import pytest
 
 SMALL = """
-STEPS, MORE, CODE_STEPS, GRID_STEPS, LATENT_STEPS = 250, 200, 250, 3, 3
-PRICES = (0.0, 1e-3, 1e-2)
-OUTER, BASE_STEPS = 40, 160
+STEPS, MORE, CODE_STEPS, GRID_STEPS, LATENT_STEPS = 200, 120, 200, 3, 3
+OUTER, BASE_STEPS = 40, 200
 """
 
 CLAIMS = {
@@ -22,31 +21,15 @@ CLAIMS = {
 
 SABOTAGE = {
     "nothing": ("", set()),
-    "no checksum, no rounding in the loss, nothing learned from signals, gates without a hidden layer": (
+    "no checksum, no rounding in the loss, numbers of unequal weight, nothing learned, gates that stay": (
         """
-codec.zlib.crc32 = lambda *data: 0
+from types import SimpleNamespace
+import layerlab.inr.architectures as architectures
+
+codec.zlib = SimpleNamespace(**(vars(zlib) | {"crc32": lambda data: 0}))
 
 def rounded_error(bits):
     return lambda model, X, y: (model(X) - y).square().mean()
-
-def maml(make, signals, X, *, seed, **how):
-    return seeded(make, seed).state_dict()
-
-class ModulatedSiren(ModulatedSiren):
-    def __init__(self, *sizes, how="shift", map_width=None, **options):
-        super().__init__(*sizes, how=how, map_width=0 if how == "gate" else map_width, **options)
-""",
-        {
-            "altered-files-are-refused",
-            "trained-for-four-bits",
-            "learned-start-is-quick",
-            "learned-start-knows",
-            "gates-beat-shifts",
-        },
-    ),
-    "a code whose numbers weigh unequally, starts that see shuffled signals": (
-        """
-import layerlab.inr.architectures as architectures
 
 class RandomHypernet(RandomHypernet):
     def __init__(self, *how, **free):
@@ -55,12 +38,14 @@ class RandomHypernet(RandomHypernet):
 
 architectures.RandomHypernet = RandomHypernet
 
-def maml(make, signals, X, maml=maml, **how):
-    g = torch.Generator().manual_seed(0)
-    order = torch.rand(signals.shape, generator=g).argsort(1)
-    return maml(make, signals.gather(1, order), X, **how)
+def maml(make, signals, X, *, seed, **how):
+    return seeded(make, seed).state_dict()
+
+class ModulatedSiren(ModulatedSiren):
+    def modulations(self, z):
+        return super().modulations(z * (self.how != "gate"))
 """,
-        {"random-code-survives-rounding", "learned-start-knows"},
+        CLAIMS,
     ),
 }
 
