@@ -6,7 +6,7 @@ The breaks of one run concern claims that do not rest on each other, so that a r
 import pytest
 
 SMALL = """
-STEPS, MORE, CODE_STEPS, GRID_STEPS, LATENT_STEPS = 200, 120, 200, 3, 3
+STEPS, MORE, CODE_STEPS, GRID_STEPS, LATENT_STEPS = 250, 200, 200, 3, 3
 OUTER, BASE_STEPS = 40, 200
 """
 
