@@ -1,5 +1,6 @@
 """Grids of features against PyTorch's grid_sample, and the hash against plain integers."""
 
+import copy
 import math
 from itertools import product
 
@@ -101,6 +102,22 @@ def test_hashed_levels_by_plain_integers(dims):
                 total += share * grid.table[level * sizes[0] + index]
             expected.append(total)
         torch.testing.assert_close(row, torch.cat(expected))
+
+
+@pytest.mark.parametrize("table_size", [40, 1000])
+def test_places_that_are_kept_give_the_same_features_and_gradients(table_size):
+    grid, x = filled(HashGrid(3, 2, 9, 2, table_size)), places(50, 2)
+    weights = torch.randn(50, 6, generator=torch.Generator().manual_seed(3)).double()
+    found = []
+    for keep in (False, True):
+        if keep:
+            grid.keep(x)
+        y = grid(x)
+        found.append((y, *torch.autograd.grad((y * weights).sum(), grid.table)))
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*found, strict=True))
+    assert torch.allclose(grid(x[:7]), found[0][0][:7])  # other places, and more of them, as before
+    assert grid(places(60, 2, seed=9)).shape == (60, 6)
+    assert torch.allclose(copy.deepcopy(grid)(x), found[0][0])
 
 
 def test_weights_of_a_place_sum_to_one_and_rows_are_in_the_table():

@@ -4,6 +4,7 @@ Müller et al. 2022, "Instant Neural Graphics Primitives with a Multiresolution 
 """
 
 import math
+import warnings
 from itertools import product
 
 import torch
@@ -48,6 +49,7 @@ class Levels(nn.Module):
         vertices = [(n + 1) ** dims for n in cells]
         sizes = [min(n, table_size) for n in vertices]
         self.dims, self.rows = dims, sum(sizes)
+        self._kept: tuple[Tensor, Tensor, Tensor] | None = None  # see `keep`
         self.hashed = sizes != vertices
         fixed = {
             "resolutions": cells,
@@ -63,8 +65,36 @@ class Levels(nn.Module):
 
     def interpolate(self, x: Tensor, table: Tensor) -> Tensor:
         """Features at (N, dims) from those of all vertices, (rows, k): (N, levels × k), level after level."""
+        if self._kept is not None and x is self._kept[0]:
+            return _Product.apply(table, *self._kept[1:]).view(len(x), -1)
         index, weight = self.vertices(x)
         return (F.embedding(index, table) * weight[..., None]).sum(2).flatten(1)
+
+    def keep(self, x: Tensor) -> None:
+        """Remember where the places (N, dims) lie, for a fit whose steps all take this tensor, unchanged.
+
+        Interpolation at it is then a product with a sparse matrix, about ten times as fast. It has gradients
+        with respect to the features alone. Other tensors are interpolated as before.
+        """
+        index, weight = (part.detach().flatten(0, 1) for part in self.vertices(x))
+        place = torch.arange(len(index), device=x.device).repeat_interleave(index.shape[1])
+        entries = torch.stack([place, index.flatten()])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            kept = [
+                torch.sparse_coo_tensor(at, weight.flatten(), size, check_invariants=False)
+                .coalesce()
+                .to_sparse_csr()
+                for at, size in (
+                    (entries, (len(index), self.rows)),
+                    (entries.flip(0), (self.rows, len(index))),
+                )
+            ]
+        self._kept = (x, *kept)
+
+    def __getstate__(self) -> dict:
+        """What is copied or pickled: all but what `keep` has made, since sparse matrices cannot be copied."""
+        return self.__dict__ | {"_kept": None}
 
     def vertices(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of the table around each place, and how much each counts: both (N, levels, 2ᵈ).
@@ -142,6 +172,19 @@ class DenseGrid(HashGrid):
     def values(self) -> Tensor:
         """(features, vertices, …), one axis for each coordinate."""
         return self.table.T.unflatten(1, [int(self.resolutions[0]) + 1] * self.dims)
+
+
+class _Product(torch.autograd.Function):
+    """A sparse matrix times the table, given the matrix and its transpose; only the table has a gradient."""
+
+    @staticmethod
+    def forward(ctx, table: Tensor, matrix: Tensor, transpose: Tensor) -> Tensor:
+        ctx.transpose = transpose
+        return matrix @ table
+
+    @staticmethod
+    def backward(ctx, slope: Tensor):
+        return ctx.transpose @ slope, None, None
 
 
 def _check_inside(x: Tensor) -> None:
