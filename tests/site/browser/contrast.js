@@ -86,7 +86,8 @@
         if (at) texts.set(element.parentElement, {color: fill, contrast: contrast(fill, at)});
         continue;
       }
-      if (element.tagName === "use" && !element.hasAttribute("style")) continue; // a part that frames share
+      const styled = element.hasAttribute("style") || element.parentElement.hasAttribute("style");
+      if (element.tagName === "use" && !styled) continue; // a part that frames share
       const at = drawn && (fill || stroke) ? behind(middle(element)) : ground;
       if (fill && fill[3] === 1 && drawn && element.tagName !== "use") shapes.push({element, color: fill, box});
       if (!at) continue;
