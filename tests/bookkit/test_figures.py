@@ -2,6 +2,7 @@ import base64
 import io
 import itertools
 import re
+from xml.etree import ElementTree
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -347,6 +348,13 @@ def test_black_of_a_colour_map_stays_black_and_contours_become_ink(shown):
     ax.set(xlabel="u", ylabel="v")
     show(fig)
     assert "#010101" not in shown[1]["text/html"]
+
+
+def test_marks_that_are_moved_keep_their_own_clip():
+    marks = "".join(f'<path transform="translate({k} 0)" clip-path="url(#a)" />' for k in range(4))
+    svg = ElementTree.fromstring(f"<svg>{marks}</svg>")
+    figuresvg.gather(svg)
+    assert [(mark.tag, mark.get("clip-path")) for mark in svg] == [("path", "url(#a)")] * 4
 
 
 def test_images_of_few_colours_are_lighter_and_the_same(shown, monkeypatch):

@@ -141,8 +141,11 @@ def gather(parent: ET.Element) -> None:
 
 
 def _look(element: ET.Element) -> tuple[tuple[str, str], ...]:
-    """What a mark inherits where it says nothing itself; of groups nothing, for they may be text."""
-    if element.tag not in ("path", "use"):
+    """What a mark inherits where it says nothing itself; of groups nothing, for they may be text.
+
+    Nor of what is moved by a transform, with which its clip moves, and the clip of a group does not.
+    """
+    if element.tag not in ("path", "use") or "transform" in element.attrib:
         return ()
     return tuple((name, element.get(name)) for name in ("clip-path", "style") if name in element.attrib)
 
