@@ -47,10 +47,12 @@ class ClaimsDirective(SphinxDirective):
                 LOG.warning(message, location=entry(record), type="bookkit", subtype="claim", once=True)
         return [record for record in found if not record.trouble]
 
-    def script(self) -> nodes.raw:
-        """Return the script that lets readers sort and filter the tables of class `bk-sortable`."""
+    def sortable(self, grid: nodes.table) -> list[nodes.Node]:
+        """Return a table of class `bk-sortable` below the place of its form, and the script that fills it."""
         self.env.note_dependency(str(SCRIPT))
-        return nodes.raw("", f"<script>\n{SCRIPT.read_text(encoding='utf-8')}</script>", format="html")
+        place = f'<div class="bk-tools" id="{grid["ids"][0]}-tools"></div>'
+        script = f"<script>\n{SCRIPT.read_text(encoding='utf-8')}</script>"
+        return [nodes.raw("", place, format="html"), grid, nodes.raw("", script, format="html")]
 
 
 class ClaimsLedger(ClaimsDirective):
@@ -72,7 +74,7 @@ class ClaimsLedger(ClaimsDirective):
         caption = "All claims of the book, in the order of its parts"
         classes = ["bk-ledger", "bk-sortable"]
         grid = table(self, rows, header=header, name="ledger", caption=caption, classes=classes, stub=2)
-        return [*result, grid, self.script()]
+        return [*result, *self.sortable(grid)]
 
 
 class PartClaims(ClaimsDirective):

@@ -65,7 +65,7 @@ class PaperMap(ClaimsDirective):
                 line["ids"].append(anchor(part))
                 # known to references: {ref}`text <papers-merging>`
                 self.env.get_domain("std").anonlabels[anchor(part)] = (self.env.docname, anchor(part))
-        return [*result, grid, self.script()]
+        return [*result, *self.sortable(grid)]
 
     def warn(self, row: Row, verb: str) -> None:
         """Warn that a row's status contradicts the claims."""

@@ -84,7 +84,6 @@ for (const table of document.querySelectorAll("table.bk-sortable")) {
   form.setAttribute("aria-label", table.caption.textContent.replace(/#$/, "").trim());
   status.className = "bk-shown";
   status.setAttribute("role", "status");
-  const above = table.closest(".pst-scrollable-table-container") ?? table;
-  above.before(form, status);
+  document.getElementById(`${table.id}-tools`).append(form, status);
   filter();
 }
