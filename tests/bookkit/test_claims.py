@@ -360,6 +360,8 @@ def test_exact_statement_shows_its_values(book, outputs):
     assert "largest value, 3.1 × 10⁻¹⁵, is at most 1 × 10⁻¹⁰" in outputs[0][0]["text/markdown"]
     claims.record("matching-helps", 2e-16)
     assert "2.00 × 10⁻¹⁶ (n = 1)" in outputs[1][0]["text/markdown"]
+    claims.record("matching-helps", [0, 0, 0])
+    assert "3 values, all 0" in outputs[2][0]["text/markdown"]
     with pytest.raises(claims.ClaimFailed, match=r"largest value, 0.0010, is not at most"):
         claims.record("matching-helps", [1e-3])
 

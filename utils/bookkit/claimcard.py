@@ -82,6 +82,8 @@ def measured(summary: Summary, rule: Rule | None) -> str:
         return _spread(summary)
     if summary.n == 1:
         return f"{number(summary.mean)} (n = 1)"
+    if summary.min == summary.max:
+        return f"{summary.n} values, all {number(summary.min)}"
     return f"{summary.n} values from {number(summary.min)} to {number(summary.max)}"
 
 
