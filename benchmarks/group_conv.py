@@ -3,7 +3,7 @@
 All take turns in this process; the best of several rounds counts, of CPU time on one thread. The layers for
 C8 have the same rings and frequencies here and in escnn, so as many weights, and the plain convolution has as
 many channels, so the same multiply-adds without the building of filters. Where escnn is not installed, its
-column says so: tests/oracles/make_escnn_golden.py tells how it installs. Prints a Markdown table.
+column says so: tests/oracles/freeze_escnn.py tells how it installs. Prints a Markdown table.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def escnn_modules() -> tuple | None:
     """Its gspaces and nn, or None where it is not installed."""
     sys.path.append(str(Path(__file__).parents[1] / "tests" / "oracles"))
     try:
-        from make_escnn_golden import import_escnn
+        from freeze_escnn import import_escnn
 
         return import_escnn()
     except ImportError as error:

@@ -11,9 +11,7 @@ written too.
 import json
 from pathlib import Path
 
-import e3nn
 import torch
-from e3nn import o3
 
 DEGREES = range(6)
 
@@ -25,6 +23,9 @@ def rounded(x: torch.Tensor) -> list:
 
 def main() -> None:
     """Compute, and write beside this file."""
+    import e3nn  # here, since doctests import this module where e3nn is missing
+    from e3nn import o3
+
     torch.set_default_dtype(torch.float64)
     generator = torch.Generator().manual_seed(0)
     directions = torch.randn(4, 3, generator=generator)

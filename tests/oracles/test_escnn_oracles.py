@@ -1,6 +1,6 @@
 """Group and steerable convolutions held against escnn: dimensions of bases, filters and outputs.
 
-The numbers were written by make_escnn_golden.py, which says how escnn installs. Its filters are of single
+The numbers were written by freeze_escnn.py, which says how escnn installs. Its filters are of single
 precision, hence the tolerance. escnn measures angles from the same axis and in the same sense; its flip is
 that of the other axis, which is ours followed by half a turn.
 """

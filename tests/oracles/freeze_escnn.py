@@ -1,4 +1,4 @@
-"""Writes golden/escnn.json: dimensions, filters and outputs of escnn that test_escnn_oracle.py compares with.
+"""Write golden/escnn.json: dimensions, filters and outputs of escnn that test_escnn_oracles.py compares with.
 
 escnn (BSD-3-Clause-Clear) wants packages that do not install with a current numpy, and needs none of them
 for the plane. In an environment of its own:
@@ -6,7 +6,7 @@ for the plane. In an environment of its own:
     python3 -m venv /tmp/escnn
     /tmp/escnn/bin/pip install torch numpy scipy scikit-learn joblib pymanopt autograd
     /tmp/escnn/bin/pip install --no-deps escnn==1.0.11
-    /tmp/escnn/bin/python tests/oracles/make_escnn_golden.py
+    /tmp/escnn/bin/python tests/oracles/freeze_escnn.py
 """
 
 import json
