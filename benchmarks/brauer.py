@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable
 
 import torch
-from diagrams import BATCHES, CHANNELS, LAYER_BATCH, MOST_ENTRIES, in_turns, slope
+from diagrams import BATCHES, CHANNELS, LAYER_BATCH, MOST_ENTRIES, slope
+from timing import in_turns
 from torch import Tensor
 
 from layerlab.equivariance.brauer import brauer_cost, matchings

@@ -10,10 +10,10 @@ prints Markdown tables.
 
 import argparse
 import math
-import time
 from collections.abc import Callable, Sequence
 
 import torch
+from timing import in_turns
 from torch import Tensor
 
 from layerlab.equivariance.diagrams import apply_diagram, cost
@@ -29,25 +29,6 @@ MOST_ENTRIES = 2**24  # of the dense matrix: 64 MB
 BATCHES = (1, 16)
 LAYERS = ((1, 16), (1, 256), (2, 6), (2, 12), (2, 20), (3, 4), (3, 6))  # k = l, n
 CHANNELS, LAYER_BATCH = 4, 8
-
-
-def in_turns(calls: Sequence[Callable[[], object]], rounds: int) -> list[float]:
-    """Best milliseconds of each call; each round repeats a call until it has run for two milliseconds."""
-    best, repeats = [math.inf] * len(calls), []
-    for call in calls:
-        call()
-        start, count = time.perf_counter(), 0
-        while time.perf_counter() - start < 2e-3:
-            call()
-            count += 1
-        repeats.append(count)
-    for _ in range(rounds):
-        for i, call in enumerate(calls):
-            start = time.perf_counter()
-            for _ in range(repeats[i]):
-                call()
-            best[i] = min(best[i], 1e3 * (time.perf_counter() - start) / repeats[i])
-    return best
 
 
 def slope(sizes: Sequence[float], times: Sequence[float]) -> float:

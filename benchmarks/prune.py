@@ -15,7 +15,9 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+
+from timing import in_turns
 
 # This process starts the others and must stay small: on Linux a child's peak memory begins with its parent's.
 
@@ -95,25 +97,6 @@ def forward_times(rounds: int) -> list[dict[str, float]]:
             }
         )
     return found
-
-
-def in_turns(calls: Sequence[Callable[[], object]], rounds: int) -> list[float]:
-    """Best milliseconds of each call; each round repeats a call until it has run for two milliseconds."""
-    best, repeats = [math.inf] * len(calls), []
-    for call in calls:
-        call()
-        start, count = time.perf_counter(), 0
-        while time.perf_counter() - start < 2e-3:
-            call()
-            count += 1
-        repeats.append(count)
-    for _ in range(rounds):
-        for i, call in enumerate(calls):
-            start = time.perf_counter()
-            for _ in range(repeats[i]):
-                call()
-            best[i] = min(best[i], 1e3 * (time.perf_counter() - start) / repeats[i])
-    return best
 
 
 def break_even(sparsities: Sequence[float], ratios: Sequence[float]) -> float:

@@ -17,7 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 import torch.nn.functional as F
-from prune import in_turns
+from timing import in_turns
 from torch import Tensor
 
 from layerlab.quantization.affine import Scheme, decode, encode, fit

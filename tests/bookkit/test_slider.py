@@ -353,6 +353,13 @@ def visible_frames(page, id):
     )
 
 
+def stop_clock(page):
+    """The clock of a page, which goes on only when it is told to."""
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
+    return page.clock
+
+
 def test_arrow_keys_move_each_of_several_explorers(shown, open_page):
     explore(frequency=[1, 2, 3], name="one")
     explore(
@@ -381,23 +388,26 @@ def test_arrow_keys_move_each_of_several_explorers(shown, open_page):
 def test_play_runs_to_the_end_and_stops(shown, open_page):
     explore(frequency=[1, 2, 3, 4], play="frequency", name="one")
     page = open_page(shown[0]["text/html"])
+    clock = stop_clock(page)
     page.get_by_role("button", name="Play").click()
-    page.wait_for_function("!document.querySelectorAll('#one .bk-frame')[3].hidden")
-    page.get_by_role("button", name="Play").wait_for()
+    clock.run_for(3 * 310)
+    assert visible_frames(page, "one") == [3]
+    clock.run_for(310)
     page.get_by_role("button", name="Play").click()  # from the start again
     assert visible_frames(page, "one") == [0]
     page.get_by_role("button", name="Stop").click()
-    page.wait_for_timeout(400)
+    clock.run_for(5 * 310)
     assert visible_frames(page, "one") == [0]
 
 
 def test_play_is_slow_where_less_motion_is_asked_for(shown, open_page):
     explore(frequency=[1, 2, 3, 4, 5, 6], start={"frequency": 1}, play="frequency", name="one")
     page = open_page(shown[0]["text/html"], reduced_motion="reduce")
+    clock = stop_clock(page)
     page.get_by_role("button", name="Play").click()
-    page.wait_for_timeout(700)
+    clock.run_for(900)
     assert visible_frames(page, "one") == [0]
-    page.wait_for_timeout(600)
+    clock.run_for(200)
     assert visible_frames(page, "one") == [1]
 
 

@@ -10,7 +10,6 @@ from layerlab.equivariance.alternating import (
     alternating_basis,
     alternating_dimension,
     apply_jellyfish,
-    half_orbits,
     jellyfish_matrix,
     jellyfish_partitions,
     sign,
@@ -76,10 +75,11 @@ def test_a_jellyfish_is_the_determinant_tensor_on_legs():
     assert epsilon.sum((-1, -2)).abs().max() == 0  # two free legs
 
 
-def test_half_orbits_are_zeros_and_ones_and_equivariant():
+def test_an_orbit_splits_into_two_where_a_jellyfish_tells_them_apart():
     permute, group = defining(alternating(4)), alternating(4)
     for partition in jellyfish_partitions(4, 3):
-        even, odd = half_orbits(partition, 4, 2, 1)
+        whole, difference = orbit_matrix(partition, 4, 2, 1), jellyfish_matrix(partition, 4, 2, 1)
+        even, odd = (whole + difference) / 2, (whole - difference) / 2
         assert set(even.unique().tolist()) == set(odd.unique().tolist()) == {0.0, 1.0}
         assert even.sum() == odd.sum() == 12
         f = lambda x, m=even: x @ m.T  # noqa: E731

@@ -13,7 +13,6 @@ from layerlab.inr.rounding import (
     mixed_bits,
     on_grid,
     quantize_state,
-    raw_bits,
     rounded_error,
     scales,
 )
@@ -75,11 +74,10 @@ def test_a_scale_per_channel_and_the_scale_of_least_error_leave_less_error(state
     assert error(by="error").mean() < 0.95 * error().mean()
 
 
-def test_bits_by_key_and_their_count(state):
+def test_bits_by_key(state):
     made = quantize_state(state, {"weight": 3, "bias": 9})
     assert made["weight"].codes.abs().max() == 3
     assert made["bias"].codes.abs().max() > 200
-    assert raw_bits(made) == 12 * 40 * 3 + 12 * 8 + 12 * 9 + 8
 
 
 def test_short_rows_share_a_scale():

@@ -15,6 +15,12 @@ from bookkit import paths
 PAGES = [*parse_toc_yaml(paths.root() / "_toc.yml"), "search"]
 CHAPTERS = [name for name in PAGES if (paths.root() / f"{name}.ipynb").is_file()]
 HOST = "127.0.0.1"
+# A frame in which the boxes that changed are measured, one for what that changes, and the end of what moves.
+SETTLE = """async () => {
+  for (let i = 0; i < 2; i++) await new Promise(requestAnimationFrame);
+  const ends = (each) => each.effect.getComputedTiming().endTime < Infinity;
+  await Promise.allSettled(document.getAnimations().filter(ends).map((each) => each.finished));
+}"""
 
 
 def pytest_generate_tests(metafunc):
@@ -66,6 +72,22 @@ def visit(browser, served, site) -> Iterator[Callable]:
     for context in contexts:
         context.close()
     assert not trouble, "\n".join(sorted(trouble))
+
+
+@pytest.fixture(scope="session")
+def settle() -> Callable:
+    """A function that waits until a page has come to rest, in a window and colors that it can be given."""
+
+    def settle(page, viewport: dict[str, int] | None = None, scheme: str | None = None):
+        if viewport:
+            page.set_viewport_size(viewport)
+            page.wait_for_function("width => innerWidth === width", arg=viewport["width"])
+        if scheme:
+            page.emulate_media(color_scheme=scheme)
+            page.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
+        page.evaluate(SETTLE)
+
+    return settle
 
 
 def watch(page, base: str, site: Path, trouble: set[str], scripts: bool) -> None:

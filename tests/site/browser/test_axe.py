@@ -24,7 +24,6 @@ UNFOLD_AND_THIN = """() => {
   }
 }"""
 EMPTY = "document.querySelector('article').replaceChildren()"
-SETTLED = 200  # milliseconds after which the scripts have seen to what scrolls now
 
 
 @pytest.fixture(scope="module")
@@ -47,29 +46,22 @@ def violations(axe):
     return violations
 
 
-def set_up(page, viewport, scheme):
-    page.emulate_media(color_scheme=scheme)
-    page.set_viewport_size(viewport)
-    page.wait_for_timeout(SETTLED)
-    assert page.evaluate("document.documentElement.dataset.theme") == scheme
-
-
-def test_axe_finds_no_violation(visit, violations, name):
+def test_axe_finds_no_violation(visit, settle, violations, name):
     page = visit(name, viewport=DESKTOP)
     page.evaluate(UNFOLD_AND_THIN)
     found = []
     for viewport, scheme in [(DESKTOP, "light"), (PHONE, "dark")]:  # neither colors nor rules join the two
-        set_up(page, viewport, scheme)
+        settle(page, viewport, scheme)
         found += [f"{scheme}, {viewport['width']} px: {each}" for each in violations(page)]
     assert not found, "\n".join(found)
 
 
-def test_axe_finds_no_violation_around_the_article(visit, violations, chapter):
+def test_axe_finds_no_violation_around_the_article(visit, settle, violations, chapter):
     """What stands there at one width only, in the other colors."""
     page = visit(chapter, viewport=DESKTOP)
     page.evaluate(EMPTY)
     for viewport, scheme in [(DESKTOP, "dark"), (PHONE, "light")]:
-        set_up(page, viewport, scheme)
+        settle(page, viewport, scheme)
         assert not violations(page), scheme
 
 
@@ -83,17 +75,17 @@ def test_axe_finds_no_violation_around_the_article(visit, violations, chapter):
     ],
 )
 def test_axe_finds_no_violation_in_an_open_dialog(
-    visit, violations, chapters, button, dialog, viewport, scheme
+    visit, settle, violations, chapters, button, dialog, viewport, scheme
 ):
     page = visit(chapters[0], viewport=viewport, color_scheme=scheme)
     page.evaluate(EMPTY)
     page.locator(button).locator("visible=true").first.click()
     page.locator(f"{dialog}[open]").wait_for()
-    page.wait_for_timeout(SETTLED)
+    settle(page)
     assert not violations(page, {"include": [[dialog]]})
 
 
-def test_the_switch_and_the_system_give_the_same_colors(visit):
+def test_the_switch_and_the_system_give_the_same_colors(visit, settle):
     colors = """[...document.querySelectorAll("body, article, article *")].map(
       (element) => getComputedStyle(element)).map((style) => style.color + style.backgroundColor)"""
     by_system = visit("index", viewport=DESKTOP, color_scheme="dark")
@@ -103,11 +95,7 @@ def test_the_switch_and_the_system_give_the_same_colors(visit):
         if by_switch.evaluate("document.documentElement.dataset.theme") == "dark":
             break
         by_switch.locator(".theme-switch-button").locator("visible=true").first.click()
-    wanted = by_system.evaluate(colors)
-    for _ in range(10):  # until the transitions are over
-        by_switch.wait_for_timeout(SETTLED)
-        dark = by_switch.evaluate(colors)
-        if dark == wanted:
-            break
+    settle(by_switch)
+    dark = by_switch.evaluate(colors)
     assert light != dark
-    assert dark == wanted
+    assert dark == by_system.evaluate(colors)

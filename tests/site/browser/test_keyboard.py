@@ -33,10 +33,10 @@ SCROLLING = """() => [...document.querySelectorAll("main *")].filter((element) =
 PHONE = {"width": 360, "height": 740}
 
 
-def test_tab_reaches_every_control_and_shows_where_it_is(visit, chapter):
+def test_tab_reaches_every_control_and_shows_where_it_is(visit, settle, chapter):
     page = visit(chapter, "file")
     page.evaluate("for (const details of document.querySelectorAll('details')) details.open = true")
-    page.wait_for_timeout(200)  # until the scripts have seen to what scrolls now
+    settle(page)  # the scripts have to see to what scrolls now
     page.evaluate(WATCH)
     number = page.evaluate("window.controls.length")
     assert number > 50
@@ -68,10 +68,10 @@ def test_enter_and_space_open_and_close_what_is_folded(visit, chapter):
 
 
 @pytest.mark.parametrize("viewport", [None, PHONE], ids=["desktop", "phone"])
-def test_what_scrolls_sideways_is_reached_and_scrolled(visit, chapter, viewport):
+def test_what_scrolls_sideways_is_reached_and_scrolled(visit, settle, chapter, viewport):
     page = visit(chapter, "file", **({"viewport": viewport} if viewport else {}))
     page.evaluate("for (const details of document.querySelectorAll('details')) details.open = true")
-    page.wait_for_timeout(200)
+    settle(page)
     unreached = (
         f"({SCROLLING})().filter((each) => each.tabIndex < 0 && !each.querySelector('a, button, input'))"
     )

@@ -19,18 +19,15 @@ LEAKS = """() => {
     .map((part) => part.outerHTML.slice(0, 120));
 }"""
 
-# What is out of sight is laid out anew a frame after the window has changed.
-SETTLE = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 UNFOLD = "for (const details of document.querySelectorAll('details')) details.open = true"
 
 
-def test_nothing_is_too_wide(visit, name):
+def test_nothing_is_too_wide(visit, settle, name):
     page = visit(name, "file")
     page.evaluate(UNFOLD)
     trouble = []
     for width in WIDTHS:
-        page.set_viewport_size({"width": width, "height": 900})
-        page.evaluate(SETTLE)
+        settle(page, {"width": width, "height": 900})
         wide, room = page.evaluate(
             "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
         )
@@ -40,12 +37,12 @@ def test_nothing_is_too_wide(visit, name):
     assert not trouble, "\n".join(trouble)
 
 
-def test_text_grows_with_a_very_wide_window(visit):
+def test_text_grows_with_a_very_wide_window(visit, settle):
     page = visit("index", "file", viewport={"width": 3840, "height": 2160})
     assert page.evaluate("document.querySelector('main p').getBoundingClientRect().width") > 0.2 * 3840
     sizes = []
     for width in WIDTHS:
-        page.set_viewport_size({"width": width, "height": 900})
+        settle(page, {"width": width, "height": 900})
         sizes.append(page.evaluate("parseFloat(getComputedStyle(document.querySelector('main p')).fontSize)"))
     assert sizes[0] == sizes[1] == sizes[2] == 16
     assert sizes[3] >= 20

@@ -12,6 +12,8 @@ STATE = """(figure) => ({
 PICTURES = """(figure) => [...figure.querySelectorAll(".bk-frame")].map(
   (frame) => frame.querySelector("img")?.src || frame.innerHTML.replace(/ aria-label="[^"]*"/, ""))"""
 
+SLOW = 1100  # milliseconds in which a figure moves on by a frame, where less motion is asked for
+
 
 def explorers(page):
     return page.locator("figure.bk-explore").all()
@@ -93,15 +95,18 @@ def test_play_runs_and_stops_by_keyboard(visit, has_explorers, name):
     if not has_explorers(name):
         return
     page = visit(name)
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)  # nothing moves on by itself
     for button in page.locator("figure.bk-explore button[data-plays]").all():
         figure = button.locator("xpath=ancestor::figure")
         slider = page.locator(f"#{button.get_attribute('data-plays')}")
         slider.press("Home")
         button.press("Enter")
         assert button.inner_text() == "Stop"
-        page.wait_for_function("id => document.getElementById(id).value > 0", arg=slider.get_attribute("id"))
+        page.clock.run_for(SLOW)
+        assert slider.input_value() == "1"
         button.press("Space")
         assert button.inner_text() == "Play"
         state = figure.evaluate(STATE)
-        page.wait_for_timeout(700)
+        page.clock.run_for(2 * SLOW)
         assert figure.evaluate(STATE) == state

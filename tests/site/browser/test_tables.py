@@ -56,14 +56,15 @@ def test_rows_are_filtered_by_part_by_state_and_by_text(visit, table):
     titles = page.locator("table.bk-sortable thead th").all_inner_texts()
     column = titles.index("Part")
     values = shown(page, column)
+    said = "before => document.querySelector('.bk-shown').textContent !== before"
     page.get_by_role("combobox", name="Part").select_option("Merging")
-    page.wait_for_function(f"!document.querySelector('.bk-shown').textContent.startsWith('{count} of')")
+    page.wait_for_function(said, arg=f"{count} of {count} rows shown.")
     assert shown(page, column) == ["Merging"] * values.count("Merging") != values
     assert status(page) == f"{values.count('Merging')} of {count} rows shown."
     page.locator("form.bk-filter").get_by_role("searchbox", name="Search").fill(
         "MATCHING" if table == "book/results" else "merging MODEL"
     )
-    page.wait_for_timeout(400)
+    page.wait_for_function(said, arg=f"{values.count('Merging')} of {count} rows shown.")
     assert 0 < len(shown(page, column)) < values.count("Merging")
     page.locator("form.bk-filter").get_by_role("searchbox", name="Search").fill("no row says this")
     page.wait_for_function(f"document.querySelector('.bk-shown').textContent == '0 of {count} rows shown.'")
@@ -72,7 +73,7 @@ def test_rows_are_filtered_by_part_by_state_and_by_text(visit, table):
     choice = page.locator(".bk-filter select").nth(1 if table == "book/papers" else 0)
     value = choice.locator("option").nth(1).get_attribute("value")
     choice.select_option(value)
-    page.wait_for_timeout(400)
+    page.wait_for_function(said, arg=f"{count} of {count} rows shown.")
     state = titles.index("State in this book" if table == "book/papers" else "Verdict")
     assert set(shown(page, state)) == {value}
 

@@ -24,7 +24,6 @@ from layerlab.equivariance.partitions import (
     check_partition,
     diagram_matrix,
     dimension,
-    orbit_matrix,
     set_partitions,
     stirling,
 )
@@ -120,17 +119,6 @@ def jellyfish_matrix(
     matrix = torch.zeros(n**l, n**k, dtype=dtype)
     matrix[rows, columns] = signs.to(dtype)
     return matrix
-
-
-def half_orbits(partition: Partition, n: int, k: int, l: int) -> tuple[Tensor, Tensor]:  # noqa: E741
-    """The two orbits of A_n, as matrices of zeros and ones (n^l, n^k), that an orbit of S_n splits into.
-
-    Half the sum and half the difference of the orbit matrix and the jellyfish. Arguments and errors as in
-    `jellyfish_matrix`.
-    """
-    difference = jellyfish_matrix(partition, n, k, l)
-    whole = orbit_matrix(partition, n, k, l)
-    return (whole + difference) / 2, (whole - difference) / 2
 
 
 def apply_jellyfish(

@@ -103,7 +103,9 @@ class FieldRep(PictureRep):
 
 
 class _PlaneConv2d(nn.Module):
-    """What both convolutions share: one weight, all filters by indices, one call of conv2d."""
+    """Both convolutions: one weight, all filters by indices, one call of conv2d."""
+
+    on_fields: bool  # whether the input has an axis of the group
 
     def __init__(
         self,
@@ -112,10 +114,9 @@ class _PlaneConv2d(nn.Module):
         kernel: int,
         group: FiniteGroup | PlaneGroup,
         *,
-        fibre: int,
-        stride: int,
-        padding: int | None,
-        bias: bool,
+        stride: int = 1,
+        padding: int | None = None,
+        bias: bool = True,
     ):
         super().__init__()
         sizes = {"in_channels": in_channels, "out_channels": out_channels, "kernel": kernel, "stride": stride}
@@ -123,12 +124,8 @@ class _PlaneConv2d(nn.Module):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
         self.plane = _plane(group)
-        self.in_channels, self.out_channels, self.kernel, self.fibre = (
-            in_channels,
-            out_channels,
-            kernel,
-            fibre,
-        )
+        self.in_channels, self.out_channels, self.kernel = in_channels, out_channels, kernel
+        self.fibre = fibre = self.plane.order if self.on_fields else 1
         self.stride, self.padding = stride, kernel // 2 if padding is None else padding
         bound = (in_channels * fibre * kernel**2) ** -0.5  # as torch's Conv2d
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, fibre, kernel, kernel))
@@ -142,15 +139,20 @@ class _PlaneConv2d(nn.Module):
 
     def _from_h(self) -> Tensor:
         """(|G|, fibre): the map of the weight that meets map h of the input in filter g."""
-        raise NotImplementedError
+        group = self.plane.group
+        return group.table[group.inverse] if self.on_fields else torch.zeros(group.order, 1).long()
 
     def filters(self) -> Tensor:
         """All filters, (out, |G|, in, fibre, k, k); fibre is 1 for pictures, |G| for fields."""
         bank = self.weight.flatten(2)[:, :, self.index]  # (out, in, |G|, fibre·k²)
         return bank.transpose(1, 2).unflatten(-1, (self.fibre, self.kernel, self.kernel))
 
-    def _convolve(self, x: Tensor) -> Tensor:
-        """(N, in·fibre, H, W) → (N, out, |G|, H′, W′)."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Pictures (N, in, H, W) or fields (N, in, |G|, H, W) → fields (N, out, |G|, H′, W′)."""
+        maps = (self.in_channels, self.plane.order) if self.on_fields else (self.in_channels,)
+        if x.shape[1:-2] != maps:
+            expected = ", ".join(map(str, maps))
+            raise ValueError(f"x: expected shape (N, {expected}, H, W), got {tuple(x.shape)}")
         for length in x.shape[-2:]:
             if self.stride > 1 and (length + 2 * self.padding - self.kernel) % self.stride:
                 raise ValueError(
@@ -159,7 +161,7 @@ class _PlaneConv2d(nn.Module):
                 )
         bank = self.filters().flatten(2, 3).flatten(0, 1)
         bias = None if self.bias is None else self.bias.repeat_interleave(self.plane.order)
-        y = F.conv2d(x, bank, bias, self.stride, self.padding)
+        y = F.conv2d(x.flatten(1, -3), bank, bias, self.stride, self.padding)
         return y.unflatten(1, (self.out_channels, self.plane.order))
 
 
@@ -189,29 +191,7 @@ class LiftingConv2d(_PlaneConv2d):
     True
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        group: FiniteGroup | PlaneGroup,
-        *,
-        stride: int = 1,
-        padding: int | None = None,
-        bias: bool = True,
-    ):
-        super().__init__(
-            in_channels, out_channels, kernel, group, fibre=1, stride=stride, padding=padding, bias=bias
-        )
-
-    def _from_h(self) -> Tensor:
-        return torch.zeros(self.plane.order, 1, dtype=torch.int64)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in, H, W) → (N, out, |G|, H′, W′)."""
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(f"x: expected shape (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
-        return self._convolve(x)
+    on_fields = False
 
 
 class GroupConv2d(_PlaneConv2d):
@@ -233,32 +213,7 @@ class GroupConv2d(_PlaneConv2d):
     True
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        group: FiniteGroup | PlaneGroup,
-        *,
-        stride: int = 1,
-        padding: int | None = None,
-        bias: bool = True,
-    ):
-        order = _plane(group).order
-        super().__init__(
-            in_channels, out_channels, kernel, group, fibre=order, stride=stride, padding=padding, bias=bias
-        )
-
-    def _from_h(self) -> Tensor:
-        group = self.plane.group
-        return group.table[group.inverse]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in, |G|, H, W) → (N, out, |G|, H′, W′)."""
-        if x.ndim != 5 or x.shape[1:3] != (self.in_channels, self.plane.order):
-            expected = f"(N, {self.in_channels}, {self.plane.order}, H, W)"
-            raise ValueError(f"x: expected shape {expected}, got {tuple(x.shape)}")
-        return self._convolve(x.flatten(1, 2))
+    on_fields = True
 
 
 class GroupBatchNorm(nn.BatchNorm3d):

@@ -124,7 +124,9 @@ def circular_harmonics(
 
 
 class _SteerableConv2d(nn.Module):
-    """What both layers share: coefficients of harmonics, steered to all elements, one call of conv2d."""
+    """Both layers: coefficients of harmonics, steered to all elements, one call of conv2d."""
+
+    on_fields: bool  # whether the input has an axis of the group
 
     def __init__(
         self,
@@ -133,10 +135,9 @@ class _SteerableConv2d(nn.Module):
         kernel: int,
         group: FiniteGroup,
         *,
-        fibre: int,
-        padding: int | None,
-        bias: bool,
-        harmonics: Harmonics | None,
+        padding: int | None = None,
+        bias: bool = True,
+        harmonics: Harmonics | None = None,
     ):
         super().__init__()
         if getattr(group, "planar", None) is None:
@@ -147,7 +148,8 @@ class _SteerableConv2d(nn.Module):
         harmonics = circular_harmonics(kernel) if harmonics is None else harmonics
         if harmonics.basis.shape[-1] != kernel:
             raise ValueError(f"harmonics: expected filters of side {kernel}, got {harmonics.basis.shape[-1]}")
-        self.group, self.harmonics, self.fibre = group, harmonics, fibre
+        self.group, self.harmonics = group, harmonics
+        self.fibre = fibre = group.order if self.on_fields else 1
         self.in_channels, self.out_channels, self.kernel = in_channels, out_channels, kernel
         self.padding = kernel // 2 if padding is None else padding
         count = len(harmonics.basis)
@@ -159,7 +161,7 @@ class _SteerableConv2d(nn.Module):
             torch.empty(out_channels, in_channels, fibre, count).uniform_(-bound, bound)
         )
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        from_h = group.table[group.inverse] if fibre > 1 else torch.zeros(group.order, 1, dtype=torch.int64)
+        from_h = group.table[group.inverse] if self.on_fields else torch.zeros(group.order, 1).long()
         self.register_buffer("from_h", from_h, persistent=False)
 
     def filters(self) -> Tensor:
@@ -170,12 +172,16 @@ class _SteerableConv2d(nn.Module):
         bank = torch.einsum("oighb,gbp->ogihp", moved, self.steered.to(moved))
         return bank.unflatten(-1, (self.kernel, self.kernel))
 
-    def _convolve(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        """Pictures (N, in, H, W) or fields (N, in, |G|, H, W) → fields (N, out, |G|, H′, W′)."""
+        maps = (self.in_channels, self.group.order) if self.on_fields else (self.in_channels,)
+        if x.shape[1:-2] != maps:
+            expected = ", ".join(map(str, maps))
+            raise ValueError(f"x: expected shape (N, {expected}, H, W), got {tuple(x.shape)}")
         bank = self.filters().flatten(2, 3).flatten(0, 1)
         bias = None if self.bias is None else self.bias.repeat_interleave(self.group.order)
-        return F.conv2d(x, bank, bias, padding=self.padding).unflatten(
-            1, (self.out_channels, self.group.order)
-        )
+        y = F.conv2d(x.flatten(1, -3), bank, bias, padding=self.padding)
+        return y.unflatten(1, (self.out_channels, self.group.order))
 
 
 class SteerableLifting(_SteerableConv2d):
@@ -201,25 +207,7 @@ class SteerableLifting(_SteerableConv2d):
     torch.Size([2, 4, 8, 9, 9])
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        group: FiniteGroup,
-        *,
-        padding: int | None = None,
-        bias: bool = True,
-        harmonics: Harmonics | None = None,
-    ):
-        options = {"padding": padding, "bias": bias, "harmonics": harmonics}
-        super().__init__(in_channels, out_channels, kernel, group, fibre=1, **options)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in, H, W) → (N, out, |G|, H′, W′)."""
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(f"x: expected shape (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
-        return self._convolve(x)
+    on_fields = False
 
 
 class SteerableGroupConv(_SteerableConv2d):
@@ -236,23 +224,4 @@ class SteerableGroupConv(_SteerableConv2d):
     torch.Size([2, 2, 8, 9, 9])
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        group: FiniteGroup,
-        *,
-        padding: int | None = None,
-        bias: bool = True,
-        harmonics: Harmonics | None = None,
-    ):
-        options = {"padding": padding, "bias": bias, "harmonics": harmonics}
-        super().__init__(in_channels, out_channels, kernel, group, fibre=group.order, **options)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in, |G|, H, W) → (N, out, |G|, H′, W′)."""
-        if x.ndim != 5 or x.shape[1:3] != (self.in_channels, self.group.order):
-            expected = f"(N, {self.in_channels}, {self.group.order}, H, W)"
-            raise ValueError(f"x: expected shape {expected}, got {tuple(x.shape)}")
-        return self._convolve(x.flatten(1, 2))
+    on_fields = True

@@ -133,12 +133,6 @@ def decode_picture(
     return picture[..., 0] if picture.shape[2] == 1 else picture
 
 
-def bits_per_pixel(payload: Payload) -> float:
-    """Bits of the whole file, header and checksum included, for each pixel of its picture."""
-    height, width = payload.header["size"]
-    return 8 * len(codec.encode(payload)) / (height * width)
-
-
 def _pack(header: dict, rounded: Mapping[str, Rounded], per: Per) -> Payload:
     """All codes of as many bits in one array, in the order of the network; the scales in the last one."""
     bits = [r.bits for r in rounded.values()]

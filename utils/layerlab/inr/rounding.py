@@ -73,11 +73,6 @@ def dequantize(rounded: Mapping[str, Rounded], *, dtype: torch.dtype = torch.flo
     return {key: _values(r.codes, r.exponents, dtype) for key, r in rounded.items()}
 
 
-def raw_bits(rounded: Mapping[str, Rounded]) -> int:
-    """Bits that codes of equal length and one byte for each scale would take, without entropy coding."""
-    return sum(r.bits * r.codes.numel() + 8 * r.exponents.numel() for r in rounded.values())
-
-
 def on_grid(
     model: nn.Module, bits: int | Mapping[str, int], per: Per = "channel", by: By = "range"
 ) -> dict[str, Tensor]:

@@ -49,15 +49,6 @@ def output_error(weight: Tensor, w_hat: Tensor, gram: Tensor) -> float:
     return ((change @ G) * change).sum().item()
 
 
-def rtn(weight: Tensor, quantize: Callable[[Tensor], Tensor]) -> Tensor:
-    """Round to nearest: what `quantize` makes of each weight alone, in float64, in the type of `weight`.
-
-    >>> rtn(torch.tensor([[0.2, 1.7]]), torch.round)
-    tensor([[0., 2.]])
-    """
-    return quantize(check_values(weight, "weight")).to(weight.dtype)
-
-
 @torch.no_grad()
 def obq(
     weight: Tensor,

@@ -6,7 +6,7 @@ which reads other inputs at each step, the largest values of all steps are taken
 layer by layer (DiTAS, Dong and Zhang, 2025).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 
 import torch
@@ -59,29 +59,6 @@ def channel_maxima(
     ]
     watch(model, X, hooks, state=state, batch_size=batch_size)
     return found
-
-
-def aggregate(maxima: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The largest of several `channel_maxima`, as of the steps of a denoiser (DiTAS).
-
-    Raises:
-        ValueError: there are none; keys or shapes differ.
-
-    >>> aggregate([{"w": torch.tensor([1.0, 4.0])}, {"w": torch.tensor([2.0, 3.0])}])
-    {'w': tensor([2., 4.])}
-    """
-    maxima = list(maxima)
-    if not maxima:
-        raise ValueError("maxima: expected at least one, got none")
-    for each in maxima[1:]:
-        if each.keys() != maxima[0].keys():
-            raise ValueError(f"maxima: expected the keys {sorted(maxima[0])}, got {sorted(each)}")
-        for key, most in each.items():
-            if most.shape != maxima[0][key].shape:
-                raise ValueError(
-                    f"maxima[{key!r}]: expected shape {tuple(maxima[0][key].shape)}, got {tuple(most.shape)}"
-                )
-    return {key: torch.stack([each[key] for each in maxima]).amax(0) for key in maxima[0]}
 
 
 def smoothing_scales(maxima: Tensor, weight: Tensor, alpha: float = 0.5) -> Tensor:
