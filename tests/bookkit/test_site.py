@@ -8,6 +8,7 @@ import re
 import time
 from contextlib import redirect_stderr
 from pathlib import Path
+from types import SimpleNamespace
 
 import lxml.html
 import pytest
@@ -415,6 +416,16 @@ def test_map_shows_every_paper_with_its_state(good):
     }
     firsts = {id: text(page.xpath(f"//tr[@id = '{id}']")[0][0]) for id in page.xpath("//tbody/tr/@id")}
     assert firsts == {"papers-merging": "92", "papers-theory": "7", "papers-other": "5"}
+
+
+def test_the_map_links_a_section_once():
+    def recorded(id, place):
+        return SimpleNamespace(claim=SimpleNamespace(id=id), place=place)
+
+    here, there = records.Place("one", "The experiment"), records.Place("two", "The experiment")
+    found = [recorded("a", here), recorded("b", there), recorded("c", here)]
+    links = "{ref}`The experiment <claim-a>`, {ref}`The experiment <claim-b>`"
+    assert papers.state({}, found) == f"[Running claim]{{.bk-key}}: {links}"
 
 
 def test_only_the_tables_of_the_whole_book_bring_the_script(good):

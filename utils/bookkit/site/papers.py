@@ -11,7 +11,7 @@ from sphinx.util import logging
 
 from bookkit.site.html import Sorted, table
 from bookkit.site.ledger import ClaimsDirective
-from bookkit.site.records import PARTS, Record, part_order
+from bookkit.site.records import PARTS, Place, Record, part_order
 
 LOG = logging.getLogger(__name__)
 STATES = {
@@ -112,9 +112,12 @@ def paper(row: Row) -> str:
 
 
 def state(row: Row, records: list[Record]) -> str:
-    """Return a paper's state, with links to its claims."""
+    """Return a paper's state, with a link to the first of its claims in each section."""
     if records:
-        links = (f"{{ref}}`{record.place.section} <claim-{record.claim.id}>`" for record in records)
+        first: dict[Place, str] = {}  # a section may record several claims of a paper
+        for record in records:
+            first.setdefault(record.place, record.claim.id)
+        links = (f"{{ref}}`{place.section} <claim-{id}>`" for place, id in first.items())
         return f"[Running claim]{{.bk-key}}: {', '.join(links)}"
     return {"cited": "[Cited]{.bk-key}", "planned": "[Planned]{.bk-key}"}.get(
         row["status"], f"[Beyond a laptop]{{.bk-key}}: {row['why']}"
