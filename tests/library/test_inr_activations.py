@@ -51,6 +51,14 @@ def test_spder_has_slopes_at_zero():
     assert torch.autograd.gradcheck(Spder(5.0), (X.clone().requires_grad_(),))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_spder_has_a_slope_at_zero_in_every_precision(dtype):
+    x = torch.tensor([0.0, 0.01], dtype=dtype, requires_grad=True)
+    (slope,) = torch.autograd.grad(Spder()(x).sum(), x)
+    assert slope[0].abs() < 0.3  # 0 but for the held root
+    assert slope[1].item() == pytest.approx(30 * 0.7932, rel=0.02)
+
+
 def test_real_activations_are_their_formulas():
     torch.testing.assert_close(Gauss(3.0)(X), torch.exp(-9 * X**2))
     expected = torch.cos(4 * X) * torch.exp(-9 * X**2)

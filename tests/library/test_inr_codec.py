@@ -118,6 +118,30 @@ def test_nonsense_under_a_right_checksum_is_an_error_or_a_payload():
     assert refused > 500
 
 
+@pytest.mark.parametrize(
+    ("low", "count", "fits"),
+    [
+        (-(1 << 31), 3, True),
+        (-(1 << 31) - 1, 3, False),
+        ((1 << 31) - 3, 3, True),
+        ((1 << 31) - 2, 3, False),
+        (1 << 31, 1, False),
+        (1 << 66, 1, False),
+        (-(1 << 66), 3, False),
+    ],
+)
+def test_values_beyond_32_bits_are_no_payload(low, count, fits):
+    frame, header, _, _, _ = codec._parts(Payload({}, [np.zeros(5, int)]))
+    model = [1, 5, codec._zigzag(low), count - 1]  # one array of five numbers, with the model "flat"
+    body = frame + header + b"".join(map(codec._varint, model)) + bytes([0, *(4 * (count > 1) * b"\0")])
+    coded = body + zlib.crc32(body).to_bytes(4, "little")
+    if fits:
+        assert decode(coded).arrays[0].min() == low
+    else:
+        with pytest.raises(ValueError, match="values beyond 32 bits"):
+            decode(coded)
+
+
 def test_files(tmp_path):
     path = tmp_path / "picture.inr"
     assert write(path, SMALL) == len(encode(SMALL)) == path.stat().st_size

@@ -167,6 +167,7 @@ def test_it_is_drawn_small_and_learns_a_picture():
         (lambda: DenseGrid(0, 1), "resolution: expected an integer of at least 1, got 0"),
         (lambda: DenseGrid(4, 1, 4), "dims: expected at most 3, got 4"),
         (lambda: HashGrid(2, 8, 4, 1, 10), "finest: expected at least coarsest=8, got 4"),
+        (lambda: HashGrid(1, 4, 32, 1, 10), "finest: expected coarsest=4 with one level, got 32"),
         (lambda: HashGrid(2, 4, 8, 0, 10), "features: expected an integer of at least 1, got 0"),
         (lambda: HashGrid(2, 4, 8, 1, 0), "table_size: expected an integer of at least 1, got 0"),
     ],

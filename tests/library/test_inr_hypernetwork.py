@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from layerlab.inr.activations import ACTIVATIONS, CoordinateNet
 from layerlab.inr.fit import coordinates, fit
 from layerlab.inr.hypernetwork import RandomHypernet
 from layerlab.inr.siren import Siren
@@ -30,12 +31,36 @@ def test_weights_by_hand():
         torch.testing.assert_close(weight, (part * bound / math.sqrt(3)).view(weight.shape), msg=name)
 
 
-def test_weights_are_spread_as_free_ones_are_and_not_correlated():
-    net = seeded(lambda: RandomHypernet(Siren(2, [40, 40, 40], 3, w0=20.0, hidden_w0=10.0), 200, 0), 0)
-    free = seeded(lambda: Siren(2, [40, 40, 40], 3, w0=20.0, hidden_w0=10.0), 1)
+FREE = {"Siren": lambda: Siren(2, [40, 40, 40], 3, w0=20.0, hidden_w0=10.0)} | {
+    name: lambda name=name: CoordinateNet(
+        2, 3, 40, 3, name, **({"w0": 20.0} if name in ("sine", "spder") else {})
+    )
+    for name in ACTIVATIONS
+}
+
+
+@pytest.mark.parametrize("make_free", FREE.values(), ids=FREE)
+def test_weights_are_spread_as_free_ones_are(make_free):
+    net = seeded(lambda: RandomHypernet(make_free(), 200, 0), 0)
+    draws = [seeded(make_free, seed) for seed in range(1, 5)]
+    size = net.code.square().mean().sqrt().item()
+    assert net.weights().keys() == {n for n, _ in draws[0].named_parameters() if n.endswith("weight")}
     for name, weight in net.weights().items():
-        expected = free.get_parameter(name).std().item() * net.code.square().mean().sqrt().item()
-        assert weight.std().item() == pytest.approx(expected, rel=0.2 if weight.numel() < 1000 else 0.05)
+        expected = torch.stack([free.get_parameter(name) for free in draws]).std().item() * size
+        assert weight.std().item() == pytest.approx(expected, rel=0.2 if weight.numel() < 1000 else 0.06)
+
+
+def test_a_first_layer_that_the_caller_made_is_spread_as_a_linear_layer():
+    own = nn.Sequential(nn.Linear(2, 400), nn.Tanh())
+    net = seeded(lambda: RandomHypernet(CoordinateNet(2, 1, 40, 2, "sine", first=own), 200, 0), 0)
+    size = net.code.square().mean().sqrt().item()
+    assert net.weights()["first.0.weight"].std().item() == pytest.approx(size / math.sqrt(3 * 2), rel=0.1)
+    expected = size * math.sqrt(2 / 400) / 30
+    assert net.weights()["layers.0.weight"].std().item() == pytest.approx(expected, rel=0.05)
+
+
+def test_weights_are_not_correlated():
+    net = seeded(lambda: RandomHypernet(FREE["Siren"](), 200, 0), 0)
     overlap = net.projection @ net.projection.T
     lengths = overlap.diagonal().sqrt()
     cosines = (overlap / lengths / lengths[:, None]).fill_diagonal_(0)

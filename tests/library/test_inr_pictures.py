@@ -152,6 +152,43 @@ def test_a_latent_needs_the_shared_network(tmp_path):
         decode_picture(path)
 
 
+@pytest.mark.parametrize(
+    ("of", "to"),
+    [
+        ({"how": "shift"}, {"how": "scale"}),
+        ({"w0": 30.0}, {"w0": 10.0}),
+        ({"hidden_w0": 30.0}, {"hidden_w0": 20.0}),
+        ({"how": "gate", "rank": 4}, {"how": "gate", "rank": 2}),
+        ({"latent": 6}, {"latent": 5}),
+        ({"map_width": 0}, {"map_width": 6}),
+    ],
+)
+def test_a_latent_refuses_a_network_that_computes_something_else(of, to):
+    made = [
+        seeded(lambda own=own: ModulatedSiren(2, [8, 8], 1, **{"latent": 6, **own}), 0) for own in (of, to)
+    ]
+    with torch.no_grad():  # as many of the same numbers as there can be
+        for p in (p for base in made for p in base.parameters()):
+            p.fill_(0.1)
+    payload = latent_payload(made[0], torch.ones(made[0].latent), 8, 8, bits=5)
+    assert decode_picture(payload, base=copy.deepcopy(made[0])).shape == (8, 8)
+    with pytest.raises(ValueError, match=r"base: expected the network with the checksum \d+, got one with"):
+        decode_picture(payload, base=made[1])
+
+
+def test_a_latent_refuses_the_same_numbers_in_other_shapes():
+    base, other = (
+        seeded(lambda hidden=hidden: ModulatedSiren(2, hidden, 1, latent=2), 0) for hidden in ([4, 7], [8, 3])
+    )
+    wide, thin = (sum(p.numel() for p in model.parameters()) for model in (base, other))
+    with torch.no_grad():
+        for p in (*base.parameters(), *other.parameters()):
+            p.zero_()
+    assert wide == thin
+    with pytest.raises(ValueError, match="base: expected the network"):
+        decode_picture(latent_payload(base, torch.ones(2), 8, 8, bits=5), base=other)
+
+
 HEADER = picture_payload(GREY, 8, 8, bits=4).header
 ARRAYS = picture_payload(GREY, 8, 8, bits=4).arrays
 

@@ -24,8 +24,9 @@ class Spder(nn.Module):
     """sin(u) √|u| with u = ω₀ x, element by element: a sine that keeps some of its argument's size.
 
     "SPDER: Semiperiodic Damping-Enabled Object Representation", 2024. The slope at 0 is 0,
-    as its limit is; below |u| = 1e-12 the square root is held, of which automatic differentiation would else
-    make NaN. (The authors' code, too, takes the root of ω₀ x and not of x.)
+    as its limit is; below |u| = 1e-12, in half precision below its smallest normal number, the square root is
+    held, of which automatic differentiation would else make NaN. (The authors' code, too, takes the root of
+    ω₀ x and not of x.)
 
     >>> Spder(1.0)(torch.tensor([0.0, math.pi / 2]))
     tensor([0.0000, 1.2533])
@@ -39,7 +40,7 @@ class Spder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, kept."""
         u = self.w0 * x
-        return torch.sin(u) * u.abs().clamp_min(_SMALLEST).sqrt()
+        return torch.sin(u) * u.abs().clamp_min(max(_SMALLEST, torch.finfo(u.dtype).tiny)).sqrt()
 
     def extra_repr(self) -> str:
         """Shown by print."""

@@ -27,7 +27,7 @@ class Levels(nn.Module):
     Args:
         levels: number of grids.
         coarsest: cells along an axis of the first.
-        finest: cells along an axis of the last, not fewer.
+        finest: cells along an axis of the last, not fewer; with one level as many.
         table_size: vertices that a level holds at most.
         dims: number of coordinates, 1 to 3.
 
@@ -42,6 +42,8 @@ class Levels(nn.Module):
             raise ValueError(f"dims: expected at most {len(_PRIMES)}, got {dims}")
         if finest < coarsest:
             raise ValueError(f"finest: expected at least coarsest={coarsest}, got {finest}")
+        if levels == 1 and finest != coarsest:
+            raise ValueError(f"finest: expected coarsest={coarsest} with one level, got {finest}")
         super().__init__()
         growth = math.log(finest / coarsest) / max(1, levels - 1)
         # a little more than the power, so that the last level is `finest` and not one cell less

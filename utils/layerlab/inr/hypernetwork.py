@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..models import _check_sizes
-from .siren import Siren
+from .activations import ComplexLinear, CoordinateNet, Spder
+from .siren import Sine, Siren
 
 
 class RandomHypernet(nn.Module):
@@ -27,7 +28,8 @@ class RandomHypernet(nn.Module):
 
     Args:
         target: the network to generate, left as it is; its parameters with two axes or more are replaced by
-            generated ones, of the others a copy is trained. It holds no buffers and shares no parameters.
+            generated ones, of the others, and of complex biases, which are kept as pairs, a copy is trained.
+            It holds no buffers and shares no parameters.
         latent: numbers in the code; the projections take `latent` × (number of weights) × 4 bytes of memory.
         free: names of weights that are not generated but trained and stored, as biases are. A SIREN's first
             layer holds its frequencies, where the steps of a rounded code do most harm.
@@ -58,7 +60,8 @@ class RandomHypernet(nn.Module):
         if unknown := sorted(set(free) - parameters.keys()):
             raise ValueError(f"free: expected names of the target's parameters, got {unknown}")
         self.free = tuple(sorted(free))
-        self._shapes = {n: p.shape for n, p in parameters.items() if p.ndim > 1 and n not in self.free}
+        kept = {*self.free, *(f"{name}.bias" for name in _complex_layers(target))}
+        self._shapes = {n: p.shape for n, p in parameters.items() if p.ndim > 1 and n not in kept}
         if not self._shapes:
             raise ValueError("target: expected a weight with two axes or more to generate, got none")
         if any(parameters[name].is_complex() for name in self._shapes):
@@ -102,12 +105,21 @@ def _signs(seed: int, rows: int, columns: int) -> Tensor:
     return torch.from_numpy(bits.reshape(rows, columns)).float().mul_(2).sub_(1)
 
 
+def _complex_layers(target: nn.Module) -> dict[str, ComplexLinear]:
+    return {name: layer for name, layer in target.named_modules() if isinstance(layer, ComplexLinear)}
+
+
 def _deviations(target: nn.Module) -> dict[str, float]:
-    """The standard deviation of each weight where it is drawn: SIREN's for a `Siren`, else `nn.Linear`'s."""
+    """The standard deviation of each weight where it is drawn.
+
+    SIREN's for a `Siren` and for a `CoordinateNet` of "sine" or "spder", else that of linear layers.
+    """
     bounds = {}
     for name, p in target.named_parameters():
         if p.ndim > 1:
             bounds[name] = 1 / math.sqrt(p[0].numel())
+    for name, layer in _complex_layers(target).items():
+        bounds[f"{name}.weight"] = 1 / math.sqrt(layer.weight.shape[1])  # its last axis is that of i
     if isinstance(target, Siren):
         frequencies = [sine.w0 for sine in target.sines]
         for i, layer in enumerate(target.layers):
@@ -115,4 +127,10 @@ def _deviations(target: nn.Module) -> dict[str, float]:
             bounds[f"layers.{i}.weight"] = (
                 1 / n if i == 0 else math.sqrt(6 / n) / [*frequencies, frequencies[-1]][i]
             )
+    if isinstance(target, CoordinateNet) and isinstance(target.activation, Sine | Spder):
+        for name in [*(f"layers.{i}" for i in range(len(target.layers))), "last"]:
+            n = target.get_submodule(name).in_features
+            bounds[f"{name}.weight"] = math.sqrt(6 / n) / target.activation.w0
+        if getattr(target.first, "1", None) is target.activation:  # its own first layer
+            bounds["first.0.weight"] = 1 / target.inputs
     return {name: bound / math.sqrt(3) for name, bound in bounds.items()}

@@ -180,8 +180,10 @@ def _check_size(size) -> None:
 
 
 def _checksum(base: ModulatedSiren) -> int:
-    """CRC-32 of the shared network's parameters."""
-    found = 0
+    """CRC-32 of what the shared network computes with, and of the names, shapes and values of its parameters."""
+    shapes = [(name, tuple(p.shape)) for name, p in base.named_parameters()]
+    identity = base.how, base.latent, base.rank, [float(sine.w0) for sine in base.sines], shapes
+    found = zlib.crc32(repr(identity).encode())
     for p in base.parameters():
         found = zlib.crc32(p.detach().cpu().float().contiguous().numpy().tobytes(), found)
     return found
