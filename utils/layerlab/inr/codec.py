@@ -174,7 +174,7 @@ def _decode(reader: "_Reader") -> Payload:
         total += length
         _require(total <= MOST, "too many numbers")
         _require(count <= ALPHABET, "too many values")
-        _require(-(1 << 31) <= low and low + count <= 1 << 31, "values beyond 32 bits")
+        _require(low >= -(1 << 31) and low + count <= 1 << 31, "values beyond 32 bits")
         kind = reader.take(1)[0]
         _require(kind < len(_KINDS), "an unknown model")
         plans.append((length, low, count, _KINDS[kind], reader.take(_argument_size(_KINDS[kind], count))))

@@ -180,7 +180,7 @@ def _check_size(size) -> None:
 
 
 def _checksum(base: ModulatedSiren) -> int:
-    """CRC-32 of what the shared network computes with, and of the names, shapes and values of its parameters."""
+    """CRC-32 of how the shared network computes, and of its parameters: names, shapes and values."""
     shapes = [(name, tuple(p.shape)) for name, p in base.named_parameters()]
     identity = base.how, base.latent, base.rank, [float(sine.w0) for sine in base.sines], shapes
     found = zlib.crc32(repr(identity).encode())
