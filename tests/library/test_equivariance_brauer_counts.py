@@ -159,6 +159,9 @@ def test_bad_input():
         rank(cyclic(3), 1, 1)
     with pytest.raises(ValueError, match="k=-1"):
         rank(Orthogonal(3), -1, 1)
+    for k, l in ((-1, 1), (1, -1)):  # noqa: E741
+        with pytest.raises(ValueError, match=f"k, l: expected at least 0, got k={k}, l={l}"):
+            group_diagrams(Orthogonal(3), k, l)
     with pytest.raises(ValueError, match=r"m: .*9"):
         gram(Orthogonal(3), 9)
     with pytest.raises(ValueError, match=r"n: .*8"):

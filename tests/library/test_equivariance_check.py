@@ -84,6 +84,10 @@ def test_bad_arguments_of_the_check():
         assert_equivariant(torch.linalg.cross, (rotate, rotate), rotate, torch.zeros(3))
     with pytest.raises(ValueError, match="does not tell its dimension"):
         assert_equivariant(torch.relu, type("Rep", (), {"group": rotate.group})(), rotate)
+    with pytest.raises(ValueError, match=r"x: expected at least one example, got an empty tensor \(0, 3\)"):
+        equivariance_error(torch.relu, rotate, rotate, torch.zeros(0, 3))
+    with pytest.raises(TypeError, match=r"x: expected real or complex numbers, .*int64"):
+        assert_equivariant(lambda x: x**2, rotate, rotate, torch.tensor([[3, 4, 5]]))
 
 
 @pytest.mark.parametrize(

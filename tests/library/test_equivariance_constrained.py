@@ -55,6 +55,22 @@ def test_a_quarter_turn_by_interpolation_is_the_exact_one():
     torch.testing.assert_close(rotations().apply(X, turns * torch.pi / 2), exact, rtol=0, atol=1e-5)
 
 
+def test_pictures_that_are_not_square_turn_without_being_stretched():
+    rows, columns = torch.meshgrid(torch.arange(16) - 7.5, torch.arange(32) - 15.5, indexing="ij")
+    bar = ((rows.abs() < 2) & (columns.abs() < 6)).float()[None, None]
+    disk = (-(rows.square() + columns.square()) / 12).exp()[None, None]
+    quarter = torch.tensor([torch.pi / 2])
+    turned = rotations().apply(bar, quarter)
+    torch.testing.assert_close(turned[..., 8:24], bar[..., 8:24].rot90(1, (-2, -1)), rtol=0, atol=1e-4)
+    for angle in (0.3, 0.8, torch.pi / 2):
+        torch.testing.assert_close(rotations().apply(disk, torch.tensor([angle])), disk, rtol=0, atol=0.05)
+    corner = torch.zeros(1, 1, 16, 32)
+    corner[..., 2, 16] = 1.0  # above the center: a quarter turn to the left takes it to the left
+    assert rotations().apply(corner, quarter)[0, 0].argmax().item() == 7 * 32 + 10
+    with pytest.raises(ValueError, match=r"X: expected square pictures .*\(1, 1, 16, 32\)"):
+        quarter_turns().apply(disk, torch.tensor([1]))
+
+
 def test_a_shift_by_whole_pixels_moves_right_and_down():
     X = torch.randn(1, 1, 6, 8, generator=generator())
     moved = translations().apply(X, torch.tensor([[2.0, 1.0]]))

@@ -106,6 +106,19 @@ def test_precision_and_gradients_follow_the_input():
     assert gaunt_product(x.float(), y.float()).dtype == torch.float32
 
 
+@pytest.mark.parametrize("how", ["fourier", "grid", "direct"])
+def test_an_empty_batch_has_an_empty_product_and_dtypes_are_not_mixed(how):
+    x, y = draw(0, 4).requires_grad_(), draw(3, 1, 9)
+    z = gaunt_product(x, y, 2, how)
+    assert z.shape == (3, 0, 9)
+    assert z.dtype == torch.float64
+    z.sum().backward()
+    assert x.grad.shape == (0, 4)
+    for a, b in ((torch.float32, torch.float64), (torch.float16, torch.float16), (torch.int64, torch.int64)):
+        with pytest.raises(TypeError, match=f"x and y: expected both float32 or .*got {a} and {b}"):
+            gaunt_product(torch.ones(2, 4).to(a), torch.ones(2, 4).to(b), how=how)
+
+
 def test_multiplications_are_counted():
     assert multiply_adds(0, "full") == multiply_adds(0, "gaunt") == 1
     entries = sum(int((clebsch_gordan(*path).abs() > 1e-12).sum()) for path in paths(2, 2, 2))

@@ -128,6 +128,9 @@ def test_pooling():
     assert_equivariant(spatial_pool, rep, rep, x)
     with pytest.raises(ValueError, match="multiples of 4"):
         spatial_pool(x, 4)
+    for size in (0, -2, 2.0):
+        with pytest.raises(ValueError, match=f"size: expected an integer of at least 1, got {size}"):
+            spatial_pool(x, size)
     for call in (lambda: group_pool(x, "min"), lambda: spatial_pool(x, 2, "sum")):
         with pytest.raises(ValueError, match="how: expected"):
             call()

@@ -241,3 +241,21 @@ def test_different_groups_and_shapes_do_not_mix():
         defining(FiniteGroup([[0]]))
     assert Orthogonal(2) != SpecialOrthogonal(2)
     assert cyclic(2) == symmetric(2)
+
+
+def test_integers_are_permuted_exactly_and_never_rotated():
+    permute = defining(symmetric(3))
+    x = torch.tensor([10, 20, 30])
+    assert torch.equal(permute.act(3, x), permute.act(3, x.double()).long())
+    signed = rotation_irrep(cyclic(4), 1)  # cosines of 90 degrees are not quite zero
+    assert signed.act(1, torch.tensor([3, 4])).tolist() == [-4, 3]
+    turn = defining(SpecialOrthogonal(2))
+    angle = torch.tensor(0.5).double()
+    g = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
+    with pytest.raises(TypeError, match=r"x: expected real or complex numbers, .*got a tensor of torch\.int64"):
+        turn.act(g, torch.tensor([3, 4]))
+    for unfit in (torch.uint8, torch.bool):  # neither holds -1
+        with pytest.raises(TypeError, match=f"x: expected .*{unfit}"):
+            signed.act(1, torch.ones(2).to(unfit))
+    assert turn.act(g, torch.tensor([3.0, 4.0])).dtype == torch.float32
+    assert turn.act(g, torch.ones(2).cdouble()).is_complex()

@@ -84,6 +84,21 @@ def test_fewer_and_more_dimensions():
     assert (wide[:, 3:] == 0).all()
 
 
+def test_fewer_points_than_dimensions_leave_zeros():
+    pair = cloud(5)[:2]
+    y = mds_coordinates(pair)
+    assert y.shape == (2, 3)
+    assert (y[:, 1:].abs() < 1e-12).all()
+    torch.testing.assert_close(squared_distances(y), squared_distances(pair))
+    torch.testing.assert_close(mds_coordinates(pair, 1), y[:, :1])
+    assert (mds_coordinates(pair[:1]) == 0).all()
+    assert mds_coordinates(torch.randn(4, 2, 3)).shape == (4, 2, 3)
+    found = mds_ambiguity(pair)
+    assert found.gap.shape == found.skew.shape == (3,)
+    assert (found.gap[1:] < 1e-12).all()  # both axes have no extent, and are as good as each other
+    assert mds_frames(pair).shape == (8, 2, 3)
+
+
 def test_gram_is_of_inner_products_about_the_centroid():
     x = cloud(batch=(2,))
     centered = x - x.mean(-2, keepdim=True)
@@ -134,7 +149,7 @@ def test_mirror_images_have_the_same_coordinates():
         (lambda: mds_coordinates(torch.ones(3, 2).long()), "points: expected floats"),
         (lambda: mds_coordinates(torch.full((3, 2), torch.nan)), "points: expected finite values"),
         (lambda: mds_coordinates(torch.zeros(3, 2), scale=True), "points: expected some that differ"),
-        (lambda: mds_coordinates(torch.zeros(3, 2), 0), "dims: expected an integer 1 … N=3, got 0"),
+        (lambda: mds_coordinates(torch.zeros(3, 2), 0), "dims: expected an integer of at least 1, got 0"),
         (lambda: mds_coordinates(torch.zeros(3, 2), signs="left"), "signs: expected"),
         (lambda: mds_frames(torch.randn(12, 9)), "dims: expected at most 8"),
         (lambda: gram_from_distances(torch.zeros(3, 2)), "squared: expected a shape"),

@@ -103,6 +103,9 @@ def test_means_do_not_grow_with_n():
     made = layer(2, 2, 1, 1, average=True)
     small, large = (made(torch.ones(1, 1, n, n, dtype=torch.float64)) for n in (4, 16))
     torch.testing.assert_close(small[0, 0, 0, :2], large[0, 0, 0, :2])
+    with pytest.raises(ValueError, match="n of at least 1 to take means over"):
+        made(torch.ones(1, 1, 0, 0, dtype=torch.float64))
+    assert layer(2, 2, 1, 1)(torch.ones(1, 1, 0, 0, dtype=torch.float64)).shape == (1, 1, 0, 0)
 
 
 def test_gradients_reach_weights_and_input():

@@ -90,6 +90,22 @@ def test_relu_commutes_with_positive_factors_where_softplus_does_not():
     assert not allowed(F.softplus, rep).commutes
 
 
+def test_positive_factors_of_a_basis_and_affine_functions_as_the_theorem_says():
+    swap, stretched = regular(cyclic(2)), torch.diag(torch.tensor([1.0, 2.0]))
+    assert commutator(torch.relu, swap, stretched) < 1e-12
+    assert allowed(torch.relu, swap, stretched).commutes
+    for bent in (torch.tanh, lambda x: x * x.abs(), lambda x: x + 1):  # odd, odd, affine
+        assert commutator(bent, swap, stretched) > 0.02
+        assert not allowed(bent, swap, stretched).commutes
+    turn = rotation_irrep(SO2, 1)
+    assert commutator(lambda x: x + 1, turn) > 0.5
+    assert not allowed(lambda x: x + 1, turn).commutes
+    skew = torch.tensor([[1.0, 0.5], [-0.5, 1.0]])  # of permutations: its rows sum to 1 in this basis, too
+    rows = torch.linalg.solve(skew.double(), swap(1) @ skew.double()).sum(-1)
+    assert allowed(lambda x: x + 1, swap, skew).commutes == bool(((rows - 1).abs() < 1e-9).all())
+    assert allowed(lambda x: 3 * x, turn).commutes
+
+
 def test_the_error_of_opposite_and_of_equal_is_at_the_ends_of_its_scale():
     minus = rotation_irrep(cyclic(2), 1)
     assert commutator(torch.abs, minus) == pytest.approx(2**0.5)

@@ -172,6 +172,7 @@ def test_random_rotations_are_rotations_without_preference():
         (lambda: spherical_harmonics(1, torch.ones(4, 2)), r"expected a last axis of 3 .*\(4, 2\)"),
         (lambda: spherical_harmonics(1, torch.zeros(3)), "positive, finite length"),
         (lambda: spherical_harmonics(1, torch.tensor([math.nan, 1, 1])), "positive, finite length"),
+        (lambda: spherical_harmonics(1, torch.tensor([math.inf, 0, 0])), "got zero, infinity or NaN"),
         (lambda: wigner_d(40, torch.eye(3)), "got 40"),
         (lambda: wigner_d(1, torch.eye(2)), r"expected \(…, 3, 3\), got \(2, 2\)"),
         (lambda: wigner_d(1, Orthogonal(3).components()[0]), "determinant 1"),

@@ -48,10 +48,13 @@ def group_diagrams(group: MatrixGroup, k: int, l: int) -> list[AnyDiagram]:  # n
 
     Raises:
         TypeError: another group.
+        ValueError: k or l is negative.
 
     >>> len(group_diagrams(Orthogonal(3), 2, 2)), len(group_diagrams(SpecialOrthogonal(3), 2, 1))
     (3, 1)
     """
+    if k < 0 or l < 0:
+        raise ValueError(f"k, l: expected at least 0, got k={k}, l={l}")
     found: list[AnyDiagram] = [*matchings(k + l)]
     if isinstance(_known(group), SpecialOrthogonal):
         found += determinant_diagrams(k + l, group.n)

@@ -22,6 +22,9 @@ def _inputs(reps: Sequence[Any], x: Any, generator: torch.Generator) -> list[Ten
     found = list(x) if isinstance(x, tuple | list) else [x]
     if len(found) != len(reps):
         raise ValueError(f"x: expected {len(reps)} tensors, one per representation, got {len(found)}")
+    for v in found:
+        if v.numel() == 0:
+            raise ValueError(f"x: expected at least one example, got an empty tensor {tuple(v.shape)}")
     return found
 
 
@@ -101,7 +104,7 @@ def assert_equivariant(
 
     Raises:
         AssertionError: the error exceeds the tolerance; the message names the element and the error.
-        ValueError: the representations are of different groups; shapes do not match.
+        ValueError: the representations are of different groups; shapes do not match; x is empty.
 
     >>> from layerlab.equivariance.groups import defining, symmetric, trivial
     >>> group = symmetric(4)

@@ -32,10 +32,11 @@ def rotations(degrees: float = 180.0) -> Transformation:
     """Turn each picture about its center by an angle up to ±`degrees`, uniformly.
 
     Parameters are angles in radians, (count,), positive to the left.
-    Bilinear interpolation, and zeros where the turned picture has no pixel.
+    Bilinear interpolation, and zeros where the turned picture has no pixel. Pictures need not be square:
+    shapes stay as they are, and what leaves the frame is lost.
 
     Raises:
-        ValueError: degrees outside (0, 180].
+        ValueError: degrees outside (0, 180]; `apply` to what is no (N, C, H, W).
 
     >>> X = torch.zeros(1, 1, 3, 3); X[0, 0, 0, 1] = 1  # the top pixel, a quarter turn to the left
     >>> rotations().apply(X, torch.tensor([torch.pi / 2])).round().abs()[0, 0]
@@ -51,9 +52,11 @@ def rotations(degrees: float = 180.0) -> Transformation:
         return (2 * torch.rand(count, generator=generator) - 1) * most
 
     def apply(X: Tensor, angle: Tensor) -> Tensor:
+        H, W = _sides(X)
         cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-        matrix = torch.stack([torch.stack([cos, -sin, zero], -1), torch.stack([sin, cos, zero], -1)], -2)
-        return _resample(X, matrix)
+        # the grid's coordinates run from -1 to 1 along either side, however many pixels it has
+        rows = (cos, -sin * H / W, zero), (sin * W / H, cos, zero)
+        return _resample(X, torch.stack([torch.stack(row, -1) for row in rows], -2))
 
     return Transformation(draw, apply)
 
@@ -74,25 +77,36 @@ def translations(pixels: float = 2.0) -> Transformation:
 
     def apply(X: Tensor, shift: Tensor) -> Tensor:
         matrix = torch.eye(2, 3, dtype=shift.dtype).repeat(len(X), 1, 1)
-        matrix[:, :, 2] = -2 * shift / torch.tensor([X.shape[-1], X.shape[-2]])
+        H, W = _sides(X)
+        matrix[:, :, 2] = -2 * shift / torch.tensor([W, H])
         return _resample(X, matrix)
 
     return Transformation(draw, apply)
 
 
 def quarter_turns() -> Transformation:
-    """Turn each picture by 0, 90, 180 or 270 degrees, exactly; parameters 0 … 3 (count,), to the left."""
+    """Turn each picture by 0, 90, 180 or 270 degrees, exactly; parameters 0 … 3 (count,), to the left.
+
+    Raises:
+        ValueError: `apply` to pictures that are not square.
+    """
 
     def apply(X: Tensor, turns: Tensor) -> Tensor:
+        if X.ndim < 3 or X.shape[-1] != X.shape[-2]:
+            raise ValueError(f"X: expected square pictures (N, …, H, H), got shape {tuple(X.shape)}")
         turned = torch.stack([X.rot90(k, (-2, -1)) for k in range(4)])
         return turned[turns, torch.arange(len(X))]
 
     return Transformation(lambda count, generator: torch.randint(4, (count,), generator=generator), apply)
 
 
-def _resample(X: Tensor, matrix: Tensor) -> Tensor:
+def _sides(X: Tensor) -> tuple[int, int]:
     if X.ndim != 4:
         raise ValueError(f"X: expected pictures (N, C, H, W), got shape {tuple(X.shape)}")
+    return X.shape[2], X.shape[3]
+
+
+def _resample(X: Tensor, matrix: Tensor) -> Tensor:
     grid = F.affine_grid(matrix.to(X), list(X.shape), align_corners=False)
     return F.grid_sample(X, grid, align_corners=False, padding_mode="zeros")
 

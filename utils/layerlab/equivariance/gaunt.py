@@ -76,9 +76,10 @@ def gaunt_product(
         how: "fourier", by FFT, O(L³); "grid", at the points of `s2.grid` by dense matrices, O(L⁴) (after Xie
             et al. 2025, "The Price of Freedom", ICML); "direct", by the table of all Gaunt integrals, O(L⁶).
 
-    Returns: (…, (degree_out + 1)²), the same each way up to rounding.
+    Returns: (…, (degree_out + 1)²), the same each way up to rounding; empty for an empty batch.
 
     Raises:
+        TypeError: x and y are not both float32 or both float64.
         ValueError: a last axis that is no (L + 1)²; a degree out of range; another `how`.
 
     >>> z = gaunt_product(torch.eye(4)[1], torch.eye(4)[2], 2)  # the function x times the function y
@@ -88,6 +89,13 @@ def gaunt_product(
     degree_x, degree_y = degree_of(x, "x"), degree_of(y, "y")
     degree_out = max(degree_x, degree_y) if degree_out is None else degree_out
     check_degree(degree_out, "degree_out")
+    if how not in ("fourier", "grid", "direct"):
+        raise ValueError(f'how: expected "fourier", "grid" or "direct", got {how!r}')
+    if x.dtype != y.dtype or x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"x and y: expected both float32 or both float64, got {x.dtype} and {y.dtype}")
+    shape = torch.broadcast_shapes(x.shape[:-1], y.shape[:-1])
+    if 0 in shape:  # an FFT of nothing is an error; the sums keep the gradient's path
+        return x.new_zeros(*shape, (degree_out + 1) ** 2) + 0 * (x.sum() + y.sum())
     if how == "direct":
         table = _table_as(degree_x, degree_y, degree_out, x.dtype, x.device)
         return (x[..., :, None] * y[..., None, :]).flatten(-2) @ table
@@ -95,8 +103,6 @@ def gaunt_product(
         top = max(degree_x, degree_y, degree_out)
         resolution = max(top + 1, (degree_x + degree_y + degree_out) // 2 + 1)
         return from_grid(to_grid(x, resolution) * to_grid(y, resolution), degree_out)
-    if how != "fourier":
-        raise ValueError(f'how: expected "fourier", "grid" or "direct", got {how!r}')
     sizes = _sizes(degree_x, degree_y, degree_out)
     values = _on_torus(to_fourier(x), sizes) * _on_torus(to_fourier(y), sizes)
     spectrum = torch.fft.rfft2(values, norm="forward")  # the convolution of the two

@@ -240,8 +240,11 @@ def spatial_pool(x: Tensor, size: int = 2, how: Literal["max", "mean"] = "max") 
     """Pool squares of size×size pixels: fields or pictures, (…, H, W) → (…, H/size, W/size).
 
     Raises:
-        ValueError: a side is no multiple of `size`: the squares would not be placed symmetrically.
+        ValueError: `size` is below 1; a side is no multiple of it: the squares would not be placed
+            symmetrically.
     """
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"size: expected an integer of at least 1, got {size!r}")
     if how not in ("max", "mean"):
         raise ValueError(f"how: expected 'max' or 'mean', got {how!r}")
     if any(length % size for length in x.shape[-2:]):

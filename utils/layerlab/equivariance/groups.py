@@ -83,10 +83,24 @@ class Representation:
         return found
 
     def act(self, g: Element, x: Tensor) -> Tensor:
-        """Apply ρ(g) to the last axis of x, (…, d) → (…, d), in x's dtype."""
+        """Apply ρ(g) to the last axis of x, (…, d) → (…, d), in x's dtype.
+
+        Raises:
+            ValueError: x has another last axis.
+            TypeError: x's dtype cannot hold the matrix, such as integers and a rotation.
+        """
         if x.ndim < 1 or x.shape[-1] != self.dimension:
             raise ValueError(f"x: expected a last axis of {self.dimension}, got shape {tuple(x.shape)}")
-        return x @ self(g).to(x).T
+        matrix = self(g)
+        if not (x.is_floating_point() or x.is_complex()):
+            whole = matrix.round().to(x.dtype)  # permutations and signs may act on integers
+            if x.dtype == torch.bool or (whole.double() - matrix).abs().max() > 1e-12:
+                raise TypeError(
+                    f"x: expected real or complex numbers, since the matrix of {self.group.name(g)} does not "
+                    f"fit into {x.dtype}, got a tensor of {x.dtype}"
+                )
+            matrix = whole
+        return x @ matrix.to(x).T
 
     def _same_group(self, other: "Representation") -> None:
         if self.group != other.group:

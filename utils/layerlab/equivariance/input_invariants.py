@@ -10,6 +10,7 @@ Chapter: `chapters/equivariance/01_group_convolutions.ipynb`.
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Signs = Literal["skew", "largest", "none"]
@@ -91,8 +92,8 @@ def mds_coordinates(
         raise ValueError(f"signs: expected 'skew', 'largest' or 'none', got {signs!r}")
     squared = squared_distances(points)
     count = points.shape[-1] if dims is None else dims
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= points.shape[-2]:
-        raise ValueError(f"dims: expected an integer 1 … N={points.shape[-2]}, got {dims!r}")
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"dims: expected an integer of at least 1, got {count!r}")
     if scale:
         # the mean squared distance to the centroid is half the mean squared distance between points
         size = squared.mean((-1, -2), keepdim=True) / 2
@@ -102,11 +103,12 @@ def mds_coordinates(
             )
         squared = squared / size
     values, vectors = torch.linalg.eigh(gram_from_distances(squared))
-    values, vectors = values[..., -count:].flip(-1), vectors[..., -count:].flip(-1)
+    kept = min(count, points.shape[-2])  # N points have no more axes
+    values, vectors = values[..., -kept:].flip(-1), vectors[..., -kept:].flip(-1)
     values = torch.where(
         values > values[..., :1] * points.shape[-2] * torch.finfo(values.dtype).eps, values, 0
     )
-    x = vectors * values.sqrt()[..., None, :]
+    x = F.pad(vectors * values.sqrt()[..., None, :], (0, count - kept))
     if signs == "skew":
         side = x.pow(3).sum(-2, keepdim=True)
     elif signs == "largest":
@@ -141,6 +143,7 @@ def mds_ambiguity(points: Tensor, dims: int | None = None) -> Ambiguity:
     """
     x = mds_coordinates(points, dims, signs="none")
     values = torch.linalg.eigvalsh(gram_from_distances(squared_distances(points))).flip(-1)
+    values = F.pad(values, (0, max(0, x.shape[-1] - values.shape[-1])))
     top = values[..., :1].clamp_min(torch.finfo(values.dtype).tiny)
     between = (values[..., :-1] - values[..., 1:]) / top
     edge = torch.full_like(top, torch.inf)

@@ -121,7 +121,7 @@ class PermutationLinear(nn.Module):
 
         Raises:
             TypeError: x holds integers.
-            ValueError: x has another shape.
+            ValueError: x has another shape, or n is 0 where means are taken.
         """
         if x.ndim != self.k + 2 or x.shape[1] != self.channels_in:
             raise ValueError(
@@ -131,6 +131,8 @@ class PermutationLinear(nn.Module):
         n = check_axes(x, self.k, n)
         if not (x.is_floating_point() or x.is_complex()):
             raise TypeError(f"x: expected real or complex numbers, got {x.dtype}")
+        if self.average and n == 0:
+            raise ValueError(f"x: expected n of at least 1 to take means over, got shape {tuple(x.shape)}")
         weight, bias = (None if tensor is None else tensor.to(x.dtype) for tensor in self._coefficients())
         patterns = [plan(partition, 0, self.l)[1] for partition in self.constants]
         constants = {} if bias is None else dict(zip(patterns, bias, strict=True))

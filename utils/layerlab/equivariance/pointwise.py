@@ -1,9 +1,9 @@
 """Which activations may be applied coordinate by coordinate: how far they are from commuting with a group.
 
-A function applied to each coordinate commutes with matrices that only permute the coordinates; an odd one
-also with changes of sign. For other matrices it does not, unless it is affine. Which matrices a
-representation has depends on the basis, so the question is whether there is a basis in which they are
-permutations.
+Every function, applied to each coordinate, commutes with matrices that only permute the coordinates; an odd
+one also with changes of sign, a positively homogeneous one (ReLU) also with positive factors, and beyond that
+only a linear one (an affine one where rows sum to 1). Which matrices a representation has depends on the
+basis, so the question is whether there is a basis in which they are permutations.
 
 Chapter: `chapters/equivariance/01_group_convolutions.ipynb`.
 """
@@ -227,14 +227,13 @@ def allowed(
 ) -> Verdict:
     """What the characterization theorem says of f, a representation and a basis, without applying f to it.
 
-    Every function commutes with permutations, odd functions with signed permutations, positively homogeneous
-    ones (ReLU, leaky ReLU) with permutations with positive factors, linear ones with everything, affine ones
-    with matrices whose rows sum to 1, and all others with nothing else. A connected group has no
-    permutations other than the identity (they would have to jump), so SO(n) allows on its own account nothing
-    but trivial coordinates.
+    Every function commutes with permutations, odd ones also with changes of sign, positively homogeneous
+    ones (ReLU, leaky ReLU) also with positive factors, and beyond that only linear ones (affine where rows
+    sum to 1). A connected group has no permutations other than the identity (they would have to jump), so
+    SO(n) allows on its own account nothing but trivial coordinates, unless f is linear.
 
-    The kinds here are those that compact groups need. Functions such as x ↦ x·|x|, which are odd, also
-    commute with more special matrices; `commutator` measures any of them.
+    A function that is homogeneous for some factors alone, such as f(2x) = 2 f(x), counts as "any" here;
+    `commutator` measures what it does.
 
     Args:
         activation: elementwise function.

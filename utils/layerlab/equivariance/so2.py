@@ -31,7 +31,7 @@ def to_axis(edges: Tensor) -> Tensor:
     Shapes: (…, 3) to (…, 3, 3).
 
     Raises:
-        ValueError: a last axis that is not 3, or an edge of length zero.
+        ValueError: a last axis that is not 3, or an edge whose length is not positive and finite.
 
     >>> edge = torch.tensor([3.0, -2.0, 6.0])
     >>> torch.allclose(to_axis(edge) @ edge, torch.tensor([0.0, 7.0, 0.0]), atol=1e-5)
@@ -40,8 +40,8 @@ def to_axis(edges: Tensor) -> Tensor:
     if edges.ndim < 1 or edges.shape[-1] != 3:
         raise ValueError(f"edges: expected (…, 3), got {tuple(edges.shape)}")
     length = edges.norm(dim=-1, keepdim=True)
-    if not (length > 0).all():
-        raise ValueError("edges: expected vectors of positive, finite length, got zero or NaN")
+    if not ((length > 0) & length.isfinite()).all():
+        raise ValueError("edges: expected vectors of positive, finite length, got zero, infinity or NaN")
     half_turn = torch.where(edges[..., 1:2] < 0, -1.0, 1.0).to(edges)
     signs = torch.cat([torch.ones_like(half_turn), half_turn, half_turn], -1)  # of diag(1, -1, -1), or 1
     x, y, z = (edges / length * signs).unbind(-1)

@@ -57,8 +57,10 @@ def harmonics_to(degree: int, directions: Tensor, *, normalize: bool = True) -> 
         raise ValueError(f"directions: expected a last axis of 3 (x, y, z), got {tuple(directions.shape)}")
     if normalize:
         length = directions.norm(dim=-1, keepdim=True)
-        if not (length > 0).all():
-            raise ValueError("directions: expected vectors of positive, finite length, got zero or NaN")
+        if not ((length > 0) & length.isfinite()).all():
+            raise ValueError(
+                "directions: expected vectors of positive, finite length, got zero, infinity or NaN"
+            )
         directions = directions / length
     x, y, z = directions.unbind(-1)
     square = directions.square().sum(-1)  # 1, or r² for solid harmonics
