@@ -146,7 +146,7 @@ def test_a_linear_activation_changes_nothing_and_scalars_can_stay_apart():
     ("call", "words"),
     [
         (lambda: to_axis(torch.zeros(2, 3)), "edges: expected vectors of positive"),
-        (lambda: to_axis(torch.tensor([[math.inf, 0, 0]])), "edges: expected .*finite length, got zero, infinity"),
+        (lambda: to_axis(torch.tensor([[math.inf, 0, 0]])), "edges: expected .*got zero, infinity"),
         (lambda: to_axis(torch.ones(2, 2)), r"edges: expected \(…, 3\)"),
         (lambda: EdgeConv(0, 1, 1, 1), "channels_in: expected a whole number of at least 1, got 0"),
         (lambda: EdgeConv(1, 1, 1, -1), "degree_out: expected 0 to 32, got -1"),

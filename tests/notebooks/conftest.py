@@ -1,7 +1,7 @@
 """Chapters executed by tests: as they are, or with something broken in them."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import nbformat
@@ -37,16 +37,33 @@ def executed() -> Callable[..., nbformat.NotebookNode]:
 
 
 @pytest.fixture
-def claims_that_hold(tmp_path, executed) -> Callable[[str, str], set[str]]:
-    """Run a chapter with a cell put in behind its parameters; return the ids of the claims that hold."""
+def claims_that_hold(tmp_path, executed) -> Callable[..., set[str]]:
+    """Run a chapter with a cell put in behind its parameters; return the ids of the claims that hold.
 
-    def run(chapter: str, cell: str) -> set[str]:
+    `judged` are ids that the run has to come to: a claim whose cell raised before it was recorded does not
+    hold either, and that says nothing about the claim. So a test of what a broken chapter is caught by gives
+    the claims that it expects to fail.
+    """
+
+    def run(chapter: str, cell: str, judged: Collection[str] = ()) -> set[str]:
         path = paths.root() / "chapters" / f"{chapter}.ipynb"
         notebook = notebooks.read(path)
         sizes = next(i for i, c in enumerate(notebook["cells"]) if "parameters" in notebooks.tags(c))
         notebook["cells"].insert(sizes + 1, nbformat.v4.new_code_cell(cell))
-        executed(notebook, path.parent, execute.environment(tmp_path), allow_errors=True)
+        done = executed(notebook, path.parent, execute.environment(tmp_path), allow_errors=True)
         results = [json.loads(file.read_text()) for file in (tmp_path / "results").glob("*/*.json")]
+        missing = sorted(set(judged) - {result["id"] for result in results})
+        if missing:
+            pytest.fail("never recorded: " + ", ".join(missing) + "".join(_raised(done)), pytrace=False)
         return {result["id"] for result in results if result["verdict"] == "reproduced"}
 
     return run
+
+
+def _raised(notebook: Mapping) -> Iterator[str]:
+    """A line for each cell that raised something other than that a claim failed."""
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", ()):
+            if output["output_type"] == "error" and output["ename"] != "ClaimFailed":
+                start = next((line for line in cell["source"].splitlines() if line.strip()), "")
+                yield f"\n  {output['ename']}: {output['evalue'][:200]}  in the cell that begins: {start}"
