@@ -30,11 +30,11 @@ CLAIMS = {
 
 SABOTAGE = {
     "nothing": ("", set()),
-    "all partitions, no signs, no loops, dense products, no jellyfish, patterns without edges": (
+    "all partitions, no signs, loops twice, dense products, no jellyfish, patterns without edges": (
         """
 dimension = lambda n, k, l: bell(k + l)
 moebius = lambda m, table=moebius: table(m).abs()
-compose = lambda d1, d2, both=compose: (both(d1, d2)[0], 0)
+compose = lambda d1, d2, both=compose: (both(d1, d2)[0], 2 * both(d1, d2)[1])
 apply_diagram = lambda p, x, k, l: x.flatten(1) @ diagram_matrix(p, x.shape[-1], k, l, x.dtype).T
 alternating_dimension = lambda n, k, l: bell(k + l, n)
 AlternatingLinear = lambda n, *sizes: PermutationLinear(*sizes)
