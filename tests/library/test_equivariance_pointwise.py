@@ -100,9 +100,10 @@ def test_positive_factors_of_a_basis_and_affine_functions_as_the_theorem_says():
     turn = rotation_irrep(SO2, 1)
     assert commutator(lambda x: x + 1, turn) > 0.5
     assert not allowed(lambda x: x + 1, turn).commutes
-    skew = torch.tensor([[1.0, 0.5], [-0.5, 1.0]])  # of permutations: its rows sum to 1 in this basis, too
-    rows = torch.linalg.solve(skew.double(), swap(1) @ skew.double()).sum(-1)
-    assert allowed(lambda x: x + 1, swap, skew).commutes == bool(((rows - 1).abs() < 1e-9).all())
+    whole = torch.tensor([[3.0, 0.0], [1.0, 2.0]])  # its columns add up to what the swap leaves as it is
+    assert commutator(lambda x: x + 1, swap, whole) < 1e-12
+    assert allowed(lambda x: x + 1, swap, whole).commutes
+    assert not allowed(torch.relu, swap, whole).commutes
     assert allowed(lambda x: 3 * x, turn).commutes
 
 
