@@ -74,6 +74,20 @@ def test_products_and_gradients_written_out(scaling):
     assert layer.note == [P.flushed(up, "e5m2", scaling)]
 
 
+def test_one_input_without_a_batch():
+    x, up = randn(6), randn(4, seed=1)
+    found = []
+    for given, back in ((x.clone(), up), (x[None].clone(), up[None])):
+        layer = seeded(lambda: P.FP8Linear(6, 4), 0)
+        given.requires_grad_()
+        y = layer(given)
+        y.backward(back)
+        grads = layer.weight.grad, layer.bias.grad
+        found.append((y.detach().flatten(), given.grad.flatten(), *grads))
+    for one, batch in zip(*found, strict=True):
+        torch.testing.assert_close(one, batch)
+
+
 def test_conversion_keeps_parameters_keys_and_sharing():
     net = seeded(lambda: MLP(4, [5], 3), 0)
     state, parameters = copy.deepcopy(net.state_dict()), list(net.parameters())

@@ -166,6 +166,22 @@ def test_how_many_at_once_changes_nothing(mlp, chunk):
     )
 
 
+def test_a_parameter_without_axes():
+    params = {"w": draw(3), "scale": torch.tensor(2.0).double(), "b": draw(2, 2, seed=1)}
+    A = draw(8, 8, seed=2)
+
+    def loss(p):
+        return (A @ flat(p)).tanh().sum() + flat(p).square().sum()
+
+    H = oracle(loss, params)
+    torch.testing.assert_close(exact(loss, params, chunk=3), H)
+    torch.testing.assert_close(by_key(exact, loss, params)["scale"], H[3:4, 3:4])
+    probes = trace(loss, params, probes=300, seed=0, chunk=7)
+    assert abs(probes.mean - H.trace()) < 4 * probes.standard_error
+    alone = by_key(trace, loss, params, probes=3, seed=0)["scale"]
+    assert alone == pytest.approx((H[3, 3].item(), 0.0))
+
+
 def test_one_layer_at_a_time_is_a_block_of_the_diagonal(mlp):
     loss, params, H = mlp
     blocks = by_key(exact, loss, params)

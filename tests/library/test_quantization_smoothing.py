@@ -40,6 +40,16 @@ def test_dead_channels_keep_their_scale():
     assert s.tolist() == [1.0, 1.0, 1.0]
 
 
+@pytest.mark.parametrize(("most", "least"), [(6e4, 6e-8), (1e-12, 6e4)])
+def test_a_scale_that_the_weights_type_cannot_hold_is_refused(most, least):
+    a, w = torch.tensor([most, 1.0]), torch.tensor([[least, 1.0], [0.0, 0.5]])
+    assert torch.isfinite(S.smoothing_scales(a, w)).all()
+    half = w.half()
+    assert (half != 0).any(0).all()  # the weight itself is there
+    with pytest.raises(ValueError, match=r"maxima: expected scales that torch\.float16 can hold"):
+        S.smoothing_scales(a, half)
+
+
 def test_maxima_are_over_tokens_and_batches():
     net = seeded(lambda: TinyViT(8, 2, 1, 10, dim=16, depth=1), 0).eval()
     X = randn(9, 1, 8, 8, dtype=torch.float32)
@@ -75,6 +85,8 @@ def test_search_finds_the_least_of_the_grid():
     assert alpha == min(grid, key=grid.get)
     assert torch.equal(s, S.smoothing_scales(a, w, alpha))
     assert grid[alpha] < S.output_error(xs, w, None, W4, A8)
+    one = xs[0][0]  # a single input without a batch
+    assert torch.equal(S.search_alpha([one], w, W4, A8)[1], S.search_alpha([one[None]], w, W4, A8)[1])
     assert S.search_alpha(xs, w, W4, A8, maxima=a * 2, alphas=[1.0])[1].tolist() == (2 * a).tolist()
 
 

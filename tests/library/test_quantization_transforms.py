@@ -52,6 +52,7 @@ def test_rounding_is_of_the_turned_tensors():
     rows = torch.cat([T.TransformedLinear(lin, W, A, scale=s, rotation=R)(row[None]) for row in x])
     torch.testing.assert_close(made(x), rows)  # each row under a range of its own
     torch.testing.assert_close(made(x.view(2, 3, 8)), made(x).view(2, 3, 5))
+    torch.testing.assert_close(made(x[0]), made(x)[0])  # one input without a batch
     whole = T.TransformedLinear(lin, W, Scheme(4, False, "tensor"), scale=s, rotation=R)
     assert not torch.allclose(whole(x), rows)
 

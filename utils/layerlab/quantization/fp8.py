@@ -130,7 +130,8 @@ class _Product(torch.autograd.Function):
         if ctx.note is not None:
             ctx.note.append(flushed(grad, "e5m2", ctx.scaling))
         grad = cast(grad, "e5m2", ctx.scaling)
-        return grad @ weight, grad.flatten(0, -2).T @ x.flatten(0, -2), None, None
+        rows = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+        return grad @ weight, rows[0].T @ rows[1], None, None
 
 
 class FP8Linear(nn.Linear):

@@ -202,7 +202,7 @@ def trace(loss: Loss, params: Params, *, probes: int = 64, seed: int, chunk: int
         drawn = [{key: _signs(p, generator) for key, p in params.items()} for _ in range(count)]
         v = {key: torch.stack([one[key] for one in drawn]) for key in params}
         Hv = product(v)
-        parts.append(sum((v[key].double() * Hv[key].double()).flatten(1).sum(1) for key in v))
+        parts.append(sum((v[key].double() * Hv[key].double()).reshape(count, -1).sum(1) for key in v))
     values = torch.cat(parts)
     return Trace(values.mean().item(), values.std().item() / probes**0.5)
 
@@ -232,7 +232,7 @@ def exact(loss: Loss, params: Params, *, chunk: int = 32) -> Tensor:
     units = torch.eye(sum(sizes), dtype=first.dtype, device=first.device).split(sizes, dim=1)
     v = {key: unit.view(-1, *p.shape) for (key, p), unit in zip(params.items(), units, strict=True)}
     Hv = _product(loss, params, chunk)(v)
-    return torch.cat([Hv[key].flatten(1) for key in params], dim=1)
+    return torch.cat([Hv[key].reshape(sum(sizes), -1) for key in params], dim=1)
 
 
 def _product(

@@ -6,6 +6,7 @@ which reads other inputs at each step, the largest values of all steps are taken
 layer by layer (DiTAS, Dong and Zhang, 2025).
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 
@@ -77,7 +78,8 @@ def smoothing_scales(maxima: Tensor, weight: Tensor, alpha: float = 0.5) -> Tens
 
     Raises:
         TypeError: not floating point; `alpha` is no number.
-        ValueError: `alpha` out of range; shapes that do not fit; negative, NaN or infinite values.
+        ValueError: `alpha` out of range; shapes that do not fit; negative, NaN or infinite values; a
+            scale that the weight's type cannot hold.
 
     >>> smoothing_scales(torch.tensor([16.0, 1.0]), torch.tensor([[1.0, -1.0], [0.5, 0.25]]))
     tensor([4., 1.])
@@ -95,7 +97,12 @@ def smoothing_scales(maxima: Tensor, weight: Tensor, alpha: float = 0.5) -> Tens
     there = (a > 0) & (w > 0)
     one = torch.ones_like(a)
     s = torch.where(there, a, one) ** alpha / torch.where(there, w, one) ** (1 - alpha)
-    return s.to(weight.dtype)
+    held = s.to(weight.dtype)
+    if not ((held > 0) & (held < math.inf)).all():
+        raise ValueError(
+            f"maxima: expected scales that {weight.dtype} can hold, got {float(s.min())} to {float(s.max())}"
+        )
+    return held
 
 
 def output_error(
@@ -167,7 +174,7 @@ def search_alpha(
     if maxima is None:
         if not inputs:
             raise ValueError("inputs: expected at least one tensor, got none")
-        maxima = torch.stack([x.flatten(0, -2).abs().amax(0) for x in inputs]).amax(0)
+        maxima = torch.stack([x.reshape(-1, x.shape[-1]).abs().amax(0) for x in inputs]).amax(0)
     tried = [(alpha, smoothing_scales(maxima, weight, alpha)) for alpha in alphas]
     return min(tried, key=lambda t: output_error(inputs, weight, t[1], weight_scheme, input_scheme))
 

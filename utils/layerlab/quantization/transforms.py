@@ -147,7 +147,7 @@ class TransformedLinear(nn.Module):
         """Map (…, in) to (…, out)."""
         weight = self.round_weight(self.turn(self.weight / self.log_scale.exp()))
         turned = self.inputs(x)
-        rounded = self.round_input(turned.flatten(0, -2)).view(turned.shape)
+        rounded = self.round_input(turned.reshape(-1, turned.shape[-1])).view(turned.shape)
         return F.linear(rounded, weight, self.bias)
 
 
