@@ -31,7 +31,7 @@ OTHERS = {"twn-is-near-the-best", "onebit-keeps-most"}
 SABOTAGE = {
     "nothing": ("", set()),
     "signs without a gradient, a power that is the identity, frequencies that do not differ, counts of half "
-    "the bits, scales for rows only, thresholds that all pass, a loss without a pull, steps that stay": (
+    "the bits, scales for rows only, thresholds at the row's mean, a loss without a pull, steps that stay": (
         """
 FREQUENCIES = (2.0, 2.0, 20.0)
 binary.sign_ste = lambda x, clip=1.0: binary.bipolar(x) + 0 * x
@@ -41,7 +41,12 @@ product = binary.xnor_matmul
 binary.xnor_matmul = lambda x, w, n: (product(x, w, n) + n) // 2
 binarize = binary.binarize
 binary.onebit = lambda w: (*binarize(w), torch.ones(1, w.shape[1]))
-attention.softmax_aware = lambda p, share=0.25: (torch.ones_like(p), p.mean(-1, keepdim=True))
+
+def softmax_aware(p, share=0.25):  # looks at the row's mean
+    ones = (p >= p.mean(-1, keepdim=True)).float()
+    return ones, (p * ones).sum(-1, keepdim=True) / ones.sum(-1, keepdim=True)
+
+attention.softmax_aware = softmax_aware
 tree.tree_length = lambda weight, plan: 0 * weight.sum()
 oscillation.learned = lambda step, weight, bits: step.detach()
 """,
