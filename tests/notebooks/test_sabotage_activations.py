@@ -78,7 +78,7 @@ def edge_centres(picture, count, seed=0):
 
 @pytest.mark.parametrize(("patch", "caught"), SABOTAGE.values(), ids=SABOTAGE)
 def test_the_claims_notice(patch, caught, claims_that_hold):
-    held = claims_that_hold("inr/02_activations", SMALL + patch)
+    held = claims_that_hold("inr/02_activations", SMALL + patch, judged=caught)
     assert not held & caught
     if not caught:
         assert held == CLAIMS

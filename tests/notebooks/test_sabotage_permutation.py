@@ -46,7 +46,7 @@ def permutation_spec(*args, derive=permutation_spec):
 
 @pytest.mark.parametrize(("patch", "caught"), SABOTAGE.values(), ids=SABOTAGE)
 def test_the_claims_notice(patch, caught, claims_that_hold, tmp_path):
-    held = claims_that_hold("merging/02_permutation_matching", SMALL + patch)
+    held = claims_that_hold("merging/02_permutation_matching", SMALL + patch, judged=caught)
     assert not held & caught
     # Its measurement notices too, whatever its control says: a broken end is no level path.
     [file] = (tmp_path / "results").glob("*/matching-removes-the-barrier.json")

@@ -52,7 +52,7 @@ class ModulatedSiren(ModulatedSiren):
 
 @pytest.mark.parametrize(("patch", "caught"), SABOTAGE.values(), ids=SABOTAGE)
 def test_the_claims_notice(patch, caught, claims_that_hold):
-    held = claims_that_hold("inr/03_signals_as_weights", SMALL + patch)
+    held = claims_that_hold("inr/03_signals_as_weights", SMALL + patch, judged=caught)
     assert not held & caught
     if not caught:
         assert held == CLAIMS

@@ -65,7 +65,7 @@ pairs.augmented = lambda sensitivity, losses: dict(sensitivity)
 
 @pytest.mark.parametrize(("patch", "caught"), SABOTAGE.values(), ids=SABOTAGE)
 def test_the_claims_notice(patch, caught, claims_that_hold):
-    held = claims_that_hold("quantization/02_using_the_hessian", SMALL + patch)
+    held = claims_that_hold("quantization/02_using_the_hessian", SMALL + patch, judged=caught)
     assert not held & caught
     if not caught:
         assert held == CLAIMS
