@@ -35,6 +35,13 @@ SABOTAGE = {
     "wrong channels go, hardly a step from scratch, masks that do not mask, predictions for other filters, "
     "any units merged, no least squares, any channels chosen, retraining with the class, angles reversed": (
         """
+from contextlib import suppress
+
+def record(*arguments, record=claims.record, **options):
+    with suppress(claims.ClaimFailed):  # the next claim of the same cell has its turn
+        return record(*arguments, **options)
+
+claims.record = record
 remove = channels.remove
 channels.remove = lambda net, keep, x: remove(net, {g: k.flip(0) - k.min() for g, k in keep.items()}, x)
 LONGEST, TICKETS, TICKET_EPOCHS, MERGED = 1, 5, 8, 5
@@ -48,7 +55,7 @@ def fit_predictor(seen, mask, fit=dynamic.fit_predictor):
 dynamic.fit_predictor = fit_predictor
 merge_units.cluster = lambda units, size, threshold=None: [[*range(i, len(units), size)] for i in range(size)]
 
-def compensate(weight, gram, subset):
+def compensate(weight, gram, subset, channels=None):
     kept = torch.zeros(weight.shape[1], dtype=torch.bool)
     kept[subset] = True
     return weight * kept.view(1, -1, *[1] * (weight.ndim - 2))
@@ -70,7 +77,7 @@ torch.arccos = lambda cosine: -arccos(cosine)
 
 @pytest.mark.parametrize(("patch", "caught"), SABOTAGE.values(), ids=SABOTAGE)
 def test_the_claims_notice(patch, caught, claims_that_hold):
-    held = claims_that_hold("pruning/02_is_it_the_weights", SMALL + patch)
+    held = claims_that_hold("pruning/02_is_it_the_weights", SMALL + patch, judged=caught)
     assert not held & caught
     if not caught:
         assert held == CLAIMS
