@@ -28,9 +28,23 @@ CLAIMS = {
 
 SABOTAGE = {
     "nothing": ("", set()),
-    "averaged layers stay, copies of other trunks, halves not rescaled, no bend, nothing learned": (
+    "averaged layers hardly move, predictions upside down, copies of other trunks, halves not rescaled, "
+    "no bend, test labels of other pictures": (
         """
-landscape.lerp_some = lerp_some = lambda a, b, keys, lam: lerp(a, a, lam)
+from contextlib import suppress
+from dataclasses import replace
+
+def record(*arguments, record=claims.record, **options):
+    with suppress(claims.ClaimFailed):  # the next claim of the same cell has its turn
+        return record(*arguments, **options)
+
+claims.record = record
+
+def lerp_some(a, b, keys, lam, some=lerp_some):
+    return some(a, b, keys, lam / 20)
+
+landscape.lerp_some = lerp_some
+predict_rise = lambda *arguments, predict=predict_rise: -predict(*arguments)
 
 def repeat_interleave(self, times, dim, repeat=torch.Tensor.repeat_interleave):
     return self[torch.arange(len(self) * times) % len(self)]
@@ -42,7 +56,10 @@ def drop_units(state, reader, keep, *, rescale=True, drop=paths.drop_units):
 
 paths.drop_units = drop_units
 paths.bezier = lambda a, bend, b, lam: lerp(a, b, lam)
-GRID_LR = 1e-7
+
+def digits(read=digits):
+    data = read()
+    return replace(data, test=replace(data.test, y=data.test.y.roll(1)))
 """,
         CLAIMS,
     ),
@@ -51,7 +68,7 @@ GRID_LR = 1e-7
 
 @pytest.mark.parametrize(("patch", "caught"), SABOTAGE.values(), ids=SABOTAGE)
 def test_the_claims_notice(patch, caught, claims_that_hold):
-    held = claims_that_hold("merging/01_loss_barriers", SMALL + patch)
+    held = claims_that_hold("merging/01_loss_barriers", SMALL + patch, judged=caught)
     assert not held & caught
     if not caught:
         assert held == CLAIMS
