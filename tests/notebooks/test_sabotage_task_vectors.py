@@ -18,6 +18,17 @@ CLAIMS = {
 
 SABOTAGE = """
 figures.show = explore = lambda *_, **__: None  # nobody looks
+gram = statistics.fisher = lambda *_, **__: None  # rows of the table that no claim is about
+statistics.fisher_merge = statistics.regmean = lambda models, _: models[0]
+tv.ties = tv.dare = tv.breadcrumbs = lambda base, *_, **__: base
+
+def record(*values, honest=claims.record, **control):
+    try:
+        honest(*values, **control)
+    except claims.ClaimFailed:
+        pass  # or it would keep the second claim of its cell from being recorded
+
+claims.record = record
 
 def task_vector(base, model, honest=tv.task_vector):  # of the right size, and without a meaning
     g = torch.Generator().manual_seed(sum(int(v.double().abs().sum() * 1e4) for v in model.values()))
@@ -32,4 +43,4 @@ spearmanr = lambda a, b, honest=spearmanr: honest(a[torch.randperm(len(a))], b)
 
 
 def test_the_claims_notice(claims_that_hold):
-    assert not claims_that_hold("merging/03_task_vectors", SABOTAGE) & CLAIMS
+    assert not claims_that_hold("merging/03_task_vectors", SABOTAGE, judged=CLAIMS) & CLAIMS
