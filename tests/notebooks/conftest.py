@@ -11,6 +11,18 @@ from nbclient.exceptions import CellTimeoutError
 
 from bookkit import execute, notebooks, paths
 
+# A claim that failed is written down; the next one of the same cell has its turn.
+GO_ON = """
+from contextlib import suppress
+
+def record(*values, honest=claims.record, **control):
+    with suppress(claims.ClaimFailed):
+        return honest(*values, **control)
+
+claims.record = record
+
+"""
+
 
 @pytest.fixture(scope="session")
 def executed() -> Callable[..., nbformat.NotebookNode]:
@@ -49,7 +61,7 @@ def claims_that_hold(tmp_path, executed) -> Callable[..., set[str]]:
         path = paths.root() / "chapters" / f"{chapter}.ipynb"
         notebook = notebooks.read(path)
         sizes = next(i for i, c in enumerate(notebook["cells"]) if "parameters" in notebooks.tags(c))
-        notebook["cells"].insert(sizes + 1, nbformat.v4.new_code_cell(cell))
+        notebook["cells"].insert(sizes + 1, nbformat.v4.new_code_cell(GO_ON + cell))
         done = executed(notebook, path.parent, execute.environment(tmp_path), allow_errors=True)
         results = [json.loads(file.read_text()) for file in (tmp_path / "results").glob("*/*.json")]
         missing = sorted(set(judged) - {result["id"] for result in results})

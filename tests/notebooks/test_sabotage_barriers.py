@@ -31,14 +31,7 @@ SABOTAGE = {
     "averaged layers hardly move, predictions upside down, copies of other trunks, halves not rescaled, "
     "no bend, test labels of other pictures": (
         """
-from contextlib import suppress
 from dataclasses import replace
-
-def record(*arguments, record=claims.record, **options):
-    with suppress(claims.ClaimFailed):  # the next claim of the same cell has its turn
-        return record(*arguments, **options)
-
-claims.record = record
 
 def lerp_some(a, b, keys, lam, some=lerp_some):
     return some(a, b, keys, lam / 20)

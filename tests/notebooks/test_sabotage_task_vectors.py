@@ -22,14 +22,6 @@ gram = statistics.fisher = lambda *_, **__: None  # rows of the table that no cl
 statistics.fisher_merge = statistics.regmean = lambda models, _: models[0]
 tv.ties = tv.dare = tv.breadcrumbs = lambda base, *_, **__: base
 
-def record(*values, honest=claims.record, **control):
-    try:
-        honest(*values, **control)
-    except claims.ClaimFailed:
-        pass  # or it would keep the second claim of its cell from being recorded
-
-claims.record = record
-
 def task_vector(base, model, honest=tv.task_vector):  # of the right size, and without a meaning
     g = torch.Generator().manual_seed(sum(int(v.double().abs().sum() * 1e4) for v in model.values()))
     scramble = lambda v: v.flatten()[torch.randperm(v.numel(), generator=g)].view_as(v)
