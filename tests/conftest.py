@@ -1,6 +1,7 @@
 """A browser, for the tests that look at pages."""
 
 import os
+from collections.abc import Callable
 
 import pytest
 
@@ -30,6 +31,18 @@ def browser(chromium):
         browser = driver.chromium.launch(executable_path=chromium, args=options)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def stop_clock() -> Callable:
+    """A function that stops a page's clock and returns it: it goes on only when it is told to."""
+
+    def stop_clock(page):
+        page.clock.install(time=0)
+        page.clock.pause_at(1000)
+        return page.clock
+
+    return stop_clock
 
 
 def pytest_collection_modifyitems(items):

@@ -353,13 +353,6 @@ def visible_frames(page, id):
     )
 
 
-def stop_clock(page):
-    """The clock of a page, which goes on only when it is told to."""
-    page.clock.install(time=0)
-    page.clock.pause_at(1000)
-    return page.clock
-
-
 def test_arrow_keys_move_each_of_several_explorers(shown, open_page):
     explore(frequency=[1, 2, 3], name="one")
     explore(
@@ -385,7 +378,7 @@ def test_arrow_keys_move_each_of_several_explorers(shown, open_page):
     )
 
 
-def test_play_runs_to_the_end_and_stops(shown, open_page):
+def test_play_runs_to_the_end_and_stops(shown, open_page, stop_clock):
     explore(frequency=[1, 2, 3, 4], play="frequency", name="one")
     page = open_page(shown[0]["text/html"])
     clock = stop_clock(page)
@@ -400,7 +393,7 @@ def test_play_runs_to_the_end_and_stops(shown, open_page):
     assert visible_frames(page, "one") == [0]
 
 
-def test_play_is_slow_where_less_motion_is_asked_for(shown, open_page):
+def test_play_is_slow_where_less_motion_is_asked_for(shown, open_page, stop_clock):
     explore(frequency=[1, 2, 3, 4, 5, 6], start={"frequency": 1}, play="frequency", name="one")
     page = open_page(shown[0]["text/html"], reduced_motion="reduce")
     clock = stop_clock(page)

@@ -91,22 +91,21 @@ def test_one_frame_stands_where_nothing_can_be_moved(visit, has_explorers, name,
         assert figure.locator("figcaption").is_visible()
 
 
-def test_play_runs_and_stops_by_keyboard(visit, has_explorers, name):
+def test_play_runs_and_stops_by_keyboard(visit, stop_clock, has_explorers, name):
     if not has_explorers(name):
         return
     page = visit(name)
-    page.clock.install(time=0)
-    page.clock.pause_at(1000)  # nothing moves on by itself
+    clock = stop_clock(page)
     for button in page.locator("figure.bk-explore button[data-plays]").all():
         figure = button.locator("xpath=ancestor::figure")
         slider = page.locator(f"#{button.get_attribute('data-plays')}")
         slider.press("Home")
         button.press("Enter")
         assert button.inner_text() == "Stop"
-        page.clock.run_for(SLOW)
+        clock.run_for(SLOW)
         assert slider.input_value() == "1"
         button.press("Space")
         assert button.inner_text() == "Play"
         state = figure.evaluate(STATE)
-        page.clock.run_for(2 * SLOW)
+        clock.run_for(2 * SLOW)
         assert figure.evaluate(STATE) == state

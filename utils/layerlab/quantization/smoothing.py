@@ -6,7 +6,6 @@ which reads other inputs at each step, the largest values of all steps are taken
 layer by layer (DiTAS, Dong and Zhang, 2025).
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 
@@ -98,7 +97,7 @@ def smoothing_scales(maxima: Tensor, weight: Tensor, alpha: float = 0.5) -> Tens
     one = torch.ones_like(a)
     s = torch.where(there, a, one) ** alpha / torch.where(there, w, one) ** (1 - alpha)
     held = s.to(weight.dtype)
-    if not ((held > 0) & (held < math.inf)).all():
+    if not ((held > 0) & held.isfinite()).all():
         raise ValueError(
             f"maxima: expected scales that {weight.dtype} can hold, got {float(s.min())} to {float(s.max())}"
         )
